@@ -1,0 +1,37 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def real_data_folder(name: str) -> Path | None:
+    """Folder of a real data set (``SURVCORE_DATA``, default ../shared/data beside the checkout), or None where it is absent."""
+    root = Path(os.environ.get("SURVCORE_DATA", REPOSITORY.parent / "shared" / "data"))
+    folder = root / name
+    return folder if folder.is_dir() else None
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """``real_data(name)`` gives the folder of a real data set or skips the test with a reason."""
+
+    def find(name: str) -> Path:
+        folder = real_data_folder(name)
+        if folder is None:
+            pytest.skip(f"real data set {name!r} is not on this machine (set SURVCORE_DATA)")
+        return folder
+
+    return find
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)

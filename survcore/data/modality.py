@@ -1,0 +1,123 @@
+"""One modality of a cohort: what it is, which rows have it, and its values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from survcore.data.arrays import ArrayItem
+from survcore.errors import DataError
+
+KINDS = ("vector", "panel", "tokens", "bag", "images", "volume", "text", "embedding")
+TABLE_KINDS = ("vector", "panel", "embedding")
+TRANSFORMS = ("none", "signed_log")
+
+
+@dataclass(frozen=True)
+class ModalitySpec:
+    """What a modality is, apart from its values.
+
+    Attributes:
+        name: unique in the cohort.
+        kind: one of :data:`KINDS`.
+        width: columns of a table, features per token or instance, channels of images and volumes; 0 for text.
+        columns: column names of a table, else empty.
+        groups: for tokens given as a table: (token name, column names) pairs; groups may overlap.
+        transform: the preprocessing this modality asks for: "none" or "signed_log" (sign(x) log(1 + |x|)).
+    """
+
+    name: str
+    kind: str
+    width: int
+    columns: tuple[str, ...] = ()
+    groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    transform: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise DataError(f"modality {self.name!r}: unknown kind {self.kind!r}; the kinds are {', '.join(KINDS)}")
+        if self.transform not in TRANSFORMS:
+            raise DataError(
+                f"modality {self.name!r}: unknown transform {self.transform!r}; expected one of {', '.join(TRANSFORMS)}"
+            )
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the values are one table (else one array or text per row)."""
+        return self.kind in TABLE_KINDS or (self.kind == "tokens" and bool(self.groups))
+
+
+@dataclass(frozen=True, eq=False)
+class Modality:
+    """A modality's values for the rows of one cohort.
+
+    Attributes:
+        spec: what the modality is.
+        present: bool [N], the rows that have it.
+        table: float32 [N, width] for tables, NaN where an entry is missing and in every absent row; else None.
+        items: object array [N] for arrays and text: what :meth:`value` reads, None in absent rows; None for tables.
+    """
+
+    spec: ModalitySpec
+    present: np.ndarray
+    table: np.ndarray | None = None
+    items: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+    def value(self, row: int) -> Tensor | str:
+        """Values of one row: float32 [width] of a table, the array in its stored dtype, or the text.
+
+        Arrays on disk are read now (npy and pt files as a copy-on-write memory map).
+
+        Raises:
+            DataError: the row lacks the modality, or its file is damaged or holds infinite values.
+        """
+        if not self.present[row]:
+            raise DataError(f"modality {self.spec.name!r} is absent in row number {row}")
+        if self.table is not None:
+            return torch.from_numpy(self.table[row])
+        item = self.items[row]
+        return item if isinstance(item, str) else item.values()
+
+    def coords(self, row: int) -> Tensor | None:
+        """Positions [N, 2] of a bag's instances in their stored dtype, or None where the row has none."""
+        item = self.items[row] if self.items is not None else None
+        return item.coords() if isinstance(item, ArrayItem) else None
+
+    def shape(self, row: int) -> tuple[int, ...] | None:
+        """Shape of one row's values without reading them; None where the row lacks the modality; () for text."""
+        if not self.present[row]:
+            return None
+        if self.table is not None:
+            return (self.spec.width,)
+        item = self.items[row]
+        return () if isinstance(item, str) else item.shape
+
+    @property
+    def missing_entries(self) -> int:
+        """NaN entries of the rows that have the modality (0 for arrays and text, which are not read for it)."""
+        return 0 if self.table is None else int(np.isnan(self.table[self.present]).sum())
+
+    def select(self, index: np.ndarray) -> Modality:
+        """The rows of an integer index, in its order."""
+        return self._map(lambda values: values[index])
+
+    def without(self, rows: np.ndarray) -> Modality:
+        """The same modality, absent where the bool mask ``rows`` [N] is set."""
+        table, items = self.table, self.items
+        if table is not None:
+            table = np.where(rows[:, None], np.float32(np.nan), table)
+        if items is not None:
+            items = np.where(rows, None, items)
+        return replace(self, present=self.present & ~rows, table=table, items=items)
+
+    def _map(self, change: Callable[[np.ndarray], np.ndarray]) -> Modality:
+        table = None if self.table is None else change(self.table)
+        items = None if self.items is None else change(self.items)
+        return replace(self, present=change(self.present), table=table, items=items)

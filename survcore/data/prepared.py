@@ -1,0 +1,134 @@
+"""A cohort ready for one model, and the batches drawn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from survcore.batch import Batch, ModalityInput, Target
+from survcore.data.modality import Modality
+from survcore.errors import DataError
+
+
+@dataclass(frozen=True)
+class ArrayReader:
+    """Reads the arrays of one modality when a batch asks for them."""
+
+    modality: Modality
+    transform: str
+    row_ids: np.ndarray
+
+    def read(self, rows: np.ndarray) -> tuple[Tensor | None, Tensor | None]:
+        """Values of a batch and the mask of what exists.
+
+        Tokens and bags are padded to the longest of the batch: [B, T, width], mask [B, T]; a token with a NaN is masked
+        out. Images and volumes are stacked: [B, \\*shape], no mask; (None, None) when no row of the batch has one.
+        """
+        arrays = [self._array(row) if self.modality.present[row] else None for row in rows]
+        if self.modality.spec.kind in ("tokens", "bag"):
+            return self._padded(arrays, rows)
+        return self._stacked(arrays, rows), None
+
+    def _array(self, row: int) -> Tensor:
+        values = self.modality.value(row).to(torch.float32)
+        return torch.copysign(values.abs().log1p(), values) if self.transform == "signed_log" else values
+
+    def _padded(self, arrays: list[Tensor | None], rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        longest = max([1, *(len(array) for array in arrays if array is not None)])
+        values = torch.zeros(len(arrays), longest, self.modality.spec.width)
+        observed = torch.zeros(len(arrays), longest, dtype=torch.bool)
+        for position, array in enumerate(arrays):
+            if array is None:
+                continue
+            whole = ~array.isnan().any(dim=1)
+            if not whole.any():
+                raise self._error(rows[position], f"all {len(array)} tokens hold missing entries")
+            values[position, : len(array)] = torch.where(whole[:, None], array, 0.0)
+            observed[position, : len(array)] = whole
+        return values, observed
+
+    def _stacked(self, arrays: list[Tensor | None], rows: np.ndarray) -> Tensor | None:
+        first = next((array for array in arrays if array is not None), None)
+        if first is None:
+            return None
+        values = torch.zeros(len(arrays), *first.shape)
+        for position, array in enumerate(arrays):
+            if array is None:
+                continue
+            if array.shape != first.shape:
+                raise self._error(
+                    rows[position], f"shape {tuple(array.shape)}, while the batch has {tuple(first.shape)}"
+                )
+            if array.isnan().any():
+                raise self._error(rows[position], "missing entries (NaN)")
+            values[position] = array
+        return values
+
+    def _error(self, row: int, problem: str) -> DataError:
+        return DataError(f"modality {self.modality.spec.name!r}, row {str(self.row_ids[row])!r}: {problem}")
+
+
+@dataclass(frozen=True)
+class PreparedCohort:
+    """Model input of every row of a cohort, made by :meth:`Preprocessor.transform`.
+
+    Attributes:
+        row_ids: str [N].
+        row_key: int64 [N], 64-bit keys of the row ids that seed every draw of a row.
+        availability: bool [N, M] in the order of ``inputs``.
+        inputs: the modalities as the model sees them.
+        tables: float32 [N, width] per table, without NaN, 0 in the rows that lack the modality.
+        observed: bool [N, width] per table with missing entries that were not imputed.
+        readers: what reads arrays and bags at batch time.
+        targets: the endpoint of all rows, or None where the cohort has no outcomes.
+        weights: case weights float32 [N], or None.
+        imputed: how many missing entries of each table were filled from training values.
+    """
+
+    row_ids: np.ndarray
+    row_key: Tensor
+    availability: Tensor
+    inputs: tuple[ModalityInput, ...]
+    tables: dict[str, Tensor]
+    observed: dict[str, Tensor]
+    readers: dict[str, ArrayReader]
+    targets: Target | None
+    weights: Tensor | None
+    imputed: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.row_key)
+
+    def batch(self, index: Sequence[int] | np.ndarray | Tensor | None = None) -> Batch:
+        """The rows of an integer index, in its order; all rows by default.
+
+        Text is not part of a batch; images or volumes that no row of the batch has are left out of ``values``.
+        """
+        rows = torch.arange(len(self)) if index is None else torch.as_tensor(index, dtype=torch.int64)
+        values = {name: table[rows] for name, table in self.tables.items()}
+        observed = {name: mask[rows] for name, mask in self.observed.items()}
+        for name, reader in self.readers.items():
+            if reader.modality.spec.kind == "text":
+                continue
+            arrays, mask = reader.read(rows.numpy())
+            if arrays is not None:
+                values[name] = arrays
+            if mask is not None:
+                observed[name] = mask
+        return Batch(
+            row_key=self.row_key[rows],
+            availability=self.availability[rows],
+            values=values,
+            observed=observed,
+            target=None if self.targets is None else _take(self.targets, rows),
+            weights=None if self.weights is None else self.weights[rows],
+        )
+
+
+def _take(target: Target, rows: Tensor) -> Target:
+    entry = None if target.entry is None else target.entry[rows]
+    return Target(target.time[rows], target.event[rows], target.time_bin[rows], entry)

@@ -1,0 +1,267 @@
+"""From a cohort to model input, with everything that is learned from data learned on the training part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from survcore.batch import ModalityInput, Target
+from survcore.data.endpoint import Endpoint
+from survcore.data.messages import listed
+from survcore.data.modality import TRANSFORMS, Modality, ModalitySpec
+from survcore.data.prepared import ArrayReader, PreparedCohort
+from survcore.data.table_scaler import IMPUTATIONS, SCALES, TableScaler
+from survcore.data.time_bins import TimeBins
+from survcore.draws import row_keys
+from survcore.errors import DataError
+
+if TYPE_CHECKING:
+    from survcore.data.cohort import Cohort
+
+BINNINGS = ("uncensored_quantiles", "equidistant")
+DEFAULTS: dict[str, Any] = {
+    "bins": 4,
+    "binning": "uncensored_quantiles",
+    "scale": "standard",
+    "clip": 5.0,
+    "impute": "median",
+    "modalities": {},
+}
+_TABLE_SETTINGS = ("transform", "scale", "clip", "impute")
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """Fitted preparation of cohorts for one model; it is stored with the model.
+
+    Tables go through: columns by name, transform, scale, clip, imputation. Arrays and bags are read row by row when a
+    batch asks for them; only their transform is applied. Text is left to the systems that read it.
+
+    Attributes:
+        settings: the complete settings, defaults filled in.
+        inputs: the modalities as the model sees them, in the order of the columns of ``availability``.
+        tables: fitted statistics of every table by modality name.
+        transforms: transform of every modality that is not a table.
+        endpoint: name of the endpoint that gives the targets, or None.
+        bins: time bins fitted on that endpoint, or None.
+        imputes: missing entries get training values; otherwise they become 0 and are masked out in ``Batch.observed``.
+    """
+
+    settings: dict[str, Any]
+    inputs: tuple[ModalityInput, ...]
+    tables: dict[str, TableScaler]
+    transforms: dict[str, str]
+    endpoint: str | None
+    bins: TimeBins | None
+    imputes: bool
+
+    @classmethod
+    def fit(
+        cls,
+        cohort: Cohort,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        endpoint: str | None = None,
+        imputes: bool = True,
+    ) -> Preprocessor:
+        """Learn scalers, imputation values and time bins from ``cohort``, which must be the training part alone.
+
+        Args:
+            settings: any of ``bins`` (count), ``binning`` ("uncensored_quantiles", "equidistant"), ``scale``
+                ("standard", "minmax", "none"), ``clip`` (standard deviations, or None), ``impute`` ("median", "mean"),
+                and ``modalities``: per modality name any of ``transform`` ("none", "signed_log"; by default what the
+                modality declares), ``scale``, ``clip``, ``impute``. Panels are not scaled unless their entry says so.
+            endpoint: name of the endpoint to train on; None takes the only one. A cohort without outcomes has no bins.
+            imputes: False for systems that take missing entries.
+
+        Raises:
+            ValueError: unknown setting or value.
+            DataError: a modality that no training row has; outcomes that allow no bins.
+        """
+        settings = _complete(settings, cohort)
+        tables: dict[str, TableScaler] = {}
+        transforms: dict[str, str] = {}
+        for name, modality in cohort.modalities.items():
+            if not modality.present.any():
+                raise DataError(
+                    f"modality {name!r}: none of the {len(cohort)} training rows has it; leave it out of the cohort"
+                )
+            chosen = _table_settings(settings, modality.spec)
+            if modality.table is not None:
+                tables[name] = TableScaler.fit(modality, **chosen)
+            else:
+                transforms[name] = chosen["transform"]
+        target = cohort.endpoint(endpoint) if cohort.endpoints else None
+        if target is None and endpoint is not None:
+            raise DataError(f"endpoint {endpoint!r}: the cohort has no outcomes")
+        inputs = tuple(_model_input(modality.spec) for modality in cohort.modalities.values())
+        name = None if target is None else target.name
+        return cls(settings, inputs, tables, transforms, name, _fit_bins(target, settings), imputes)
+
+    def transform(self, cohort: Cohort) -> PreparedCohort:
+        """Model input for any cohort with the same modalities or fewer.
+
+        Raises:
+            DataError: a modality the model never saw, other columns, another width.
+        """
+        names = [modality.name for modality in self.inputs]
+        unknown = [name for name in cohort.modalities if name not in names]
+        if unknown:
+            raise DataError(f"the model never saw modality {listed(unknown)}; it was trained on {listed(names)}")
+        availability = torch.zeros(len(cohort), len(names), dtype=torch.bool)
+        values, observed, readers, imputed = {}, {}, {}, {}
+        for column, declared in enumerate(self.inputs):
+            modality = cohort.modalities.get(declared.name)
+            if modality is not None:
+                availability[:, column] = torch.from_numpy(modality.present)
+            if declared.name in self.tables:
+                table, mask, missing = self._table(declared, modality, len(cohort))
+                values[declared.name], imputed[declared.name] = table, missing
+                if mask is not None:
+                    observed[declared.name] = mask
+            else:
+                if modality is None:
+                    modality = _nowhere(declared, len(cohort))
+                _check_arrays(declared, modality)
+                readers[declared.name] = ArrayReader(modality, self.transforms[declared.name], cohort.row_ids)
+        return PreparedCohort(
+            row_ids=cohort.row_ids,
+            row_key=torch.from_numpy(row_keys(cohort.row_ids)),
+            availability=availability,
+            inputs=self.inputs,
+            tables=values,
+            observed=observed,
+            readers=readers,
+            targets=self._targets(cohort),
+            weights=None if cohort.weights is None else torch.as_tensor(cohort.weights, dtype=torch.float32),
+            imputed=imputed if self.imputes else dict.fromkeys(imputed, 0),
+        )
+
+    def state(self) -> dict[str, Any]:
+        """A JSON-able description, exact to the last bit; :meth:`from_state` reads it."""
+        return {
+            "settings": self.settings,
+            "inputs": [modality.state() for modality in self.inputs],
+            "tables": {name: table.state() for name, table in self.tables.items()},
+            "transforms": self.transforms,
+            "endpoint": self.endpoint,
+            "bins": None if self.bins is None else self.bins.state(),
+            "imputes": self.imputes,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Preprocessor:
+        return cls(
+            settings=state["settings"],
+            inputs=tuple(ModalityInput.from_state(modality) for modality in state["inputs"]),
+            tables={name: TableScaler.from_state(table) for name, table in state["tables"].items()},
+            transforms=state["transforms"],
+            endpoint=state["endpoint"],
+            bins=None if state["bins"] is None else TimeBins.from_state(state["bins"]),
+            imputes=state["imputes"],
+        )
+
+    def _table(
+        self, declared: ModalityInput, modality: Modality | None, rows: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None, int]:
+        """Values [rows, width] without NaN, a mask of observed entries if it is needed, and how many are missing."""
+        if modality is None:
+            return torch.zeros(rows, declared.width), None, 0
+        scaler = self.tables[declared.name]
+        values = scaler.apply(scaler.aligned(modality))
+        values[~modality.present] = 0.0
+        missing = np.isnan(values)
+        count = int(missing.sum())
+        if count and self.imputes:
+            values = np.where(missing, scaler.fill.astype(np.float32), values)
+        elif count:
+            values[missing] = 0.0
+        mask = torch.from_numpy(~missing & modality.present[:, None]) if count and not self.imputes else None
+        return torch.from_numpy(values), mask, count
+
+    def _targets(self, cohort: Cohort) -> Target | None:
+        if self.bins is None or self.endpoint not in cohort.endpoints:
+            return None
+        endpoint = cohort.endpoints[self.endpoint]
+        return Target(
+            time=torch.as_tensor(endpoint.time, dtype=torch.float32),
+            event=torch.as_tensor(endpoint.event, dtype=torch.int64),
+            time_bin=torch.from_numpy(self.bins.index(endpoint.time, endpoint.event)),
+            entry=None if endpoint.entry is None else torch.as_tensor(endpoint.entry, dtype=torch.float32),
+        )
+
+
+def _fit_bins(endpoint: Endpoint | None, settings: dict[str, Any]) -> TimeBins | None:
+    if endpoint is None:
+        return None
+    if settings["binning"] == "equidistant":
+        return TimeBins.equidistant(float(endpoint.time.max()), settings["bins"])
+    return TimeBins.uncensored_quantiles(endpoint.time, endpoint.event, settings["bins"])
+
+
+def _model_input(spec: ModalitySpec) -> ModalityInput:
+    position = {column: index for index, column in enumerate(spec.columns)}
+    groups = tuple((token, tuple(position[column] for column in columns)) for token, columns in spec.groups)
+    return ModalityInput(spec.name, spec.kind, spec.width, groups)
+
+
+def _nowhere(declared: ModalityInput, rows: int) -> Modality:
+    """The arrays of a modality that a cohort does not declare: absent in every row."""
+    spec = ModalitySpec(declared.name, declared.kind, declared.width)
+    return Modality(spec, np.zeros(rows, dtype=bool), items=np.full(rows, None, dtype=object))
+
+
+def _check_arrays(declared: ModalityInput, modality: Modality) -> None:
+    spec = modality.spec
+    if spec.kind != declared.kind or modality.table is not None:
+        raise DataError(
+            f"modality {spec.name!r}: the model takes kind {declared.kind!r} as arrays, the cohort has a {spec.kind!r}"
+        )
+    if spec.width != declared.width:
+        raise DataError(
+            f"modality {spec.name!r}: the model takes width {declared.width}, the cohort has width {spec.width}"
+        )
+
+
+def _complete(settings: Mapping[str, Any] | None, cohort: Cohort) -> dict[str, Any]:
+    """Settings with the defaults filled in, every name and value checked."""
+    given = dict(settings or {})
+    _known("preprocessing setting", given, DEFAULTS)
+    complete = {**DEFAULTS, **given}
+    complete["modalities"] = {name: dict(own) for name, own in complete["modalities"].items()}
+    _known("modality in the preprocessing settings", complete["modalities"], cohort.modalities)
+    _known("binning", [complete["binning"]], BINNINGS)
+    if not isinstance(complete["bins"], int) or complete["bins"] < 1:
+        raise ValueError(f"bins: expected a whole number of at least 1, got {complete['bins']!r}")
+    for name, own in complete["modalities"].items():
+        _known(f"setting of modality {name!r}", own, _TABLE_SETTINGS)
+        given_in_vain = [setting for setting in own if setting != "transform"]
+        if cohort.modalities[name].table is None and given_in_vain:
+            raise ValueError(
+                f"modality {name!r} holds one array per row, which takes a transform only; got {listed(given_in_vain)}"
+            )
+    for part in (complete, *complete["modalities"].values()):
+        _known("scale", [part.get("scale", "none")], SCALES)
+        _known("impute", [part.get("impute", "median")], IMPUTATIONS)
+        _known("transform", [part.get("transform", "none")], TRANSFORMS)
+        clip = part.get("clip")
+        if clip is not None and not clip > 0:
+            raise ValueError(f"clip: expected a positive number of standard deviations or None, got {clip!r}")
+    return complete
+
+
+def _known(what: str, given: Any, choices: Any) -> None:
+    unknown = [name for name in given if name not in choices]
+    if unknown:
+        raise ValueError(f"unknown {what}: {listed(unknown)}; expected one of {', '.join(choices) or 'none'}")
+
+
+def _table_settings(settings: dict[str, Any], spec: ModalitySpec) -> dict[str, Any]:
+    default = {name: settings[name] for name in ("scale", "clip", "impute")}
+    if spec.kind == "panel":
+        default["scale"] = "none"
+    return {"transform": spec.transform, **default, **settings["modalities"].get(spec.name, {})}
