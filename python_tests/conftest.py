@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def real_data_folder(name: str) -> Path | None:
-    """Folder of a real data set (``SURVCORE_DATA``, default ../shared/data beside the checkout), or None where it is absent."""
+    """Folder of a real data set in ``SURVCORE_DATA`` (default ../shared/data), or None where it is absent."""
     root = Path(os.environ.get("SURVCORE_DATA", REPOSITORY.parent / "shared" / "data"))
     folder = root / name
     return folder if folder.is_dir() else None

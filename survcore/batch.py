@@ -41,7 +41,7 @@ class ModalityInput:
 
 @dataclass(frozen=True)
 class Target:
-    """One endpoint of a batch: time [B] float32 months, event [B] int64 (0 = censored), time_bin [B] int64, entry [B] or None."""
+    """One endpoint of a batch: time [B] in months, event [B] int64 (0 = censored), time_bin [B] int64, entry [B]."""
 
     time: Tensor
     event: Tensor
@@ -56,10 +56,10 @@ class Batch:
     Attributes:
         row_key: int64 [B], 64-bit keys of the row ids; they seed every draw that belongs to a row.
         availability: bool [B, M], which modalities a row has, in the order of the model's inputs.
-        values: per modality a float32 tensor: [B, width] for tables, [B, T, width] for token arrays (padded). Rows that lack
-            the modality hold zeros that no model may read as data.
-        observed: per modality the mask of entries that exist: [B, width] for tables, [B, T] for token arrays. A modality
-            that is not listed is complete.
+        values: per modality a float32 tensor: [B, width] for tables, [B, T, width] for token arrays (padded). Rows
+            that lack the modality hold zeros that no model may read as data.
+        observed: per modality the mask of entries that exist: [B, width] for tables, [B, T] for token arrays. A
+            modality that is not listed is complete.
         target: the endpoint being trained, or None at prediction.
         weights: case weights float32 [B], or None.
         latents: frozen parts of earlier stages by name, [B, ...]; filled by the training loop in cached stages.
@@ -88,5 +88,8 @@ class Batch:
                 return Target(part.time.to(device), part.event.to(device), part.time_bin.to(device), move(part.entry))
             return part
 
-        moved = {name: move(getattr(self, name)) for name in ("availability", "values", "observed", "target", "weights", "latents")}
+        moved = {
+            name: move(getattr(self, name))
+            for name in ("availability", "values", "observed", "target", "weights", "latents")
+        }
         return replace(self, **moved)

@@ -1,7 +1,7 @@
-"""Random draws that belong to a row: the same (seed, row, stream) gives the same numbers in any batch, order or process.
+"""Random draws that belong to a row: equal (seed, row) give equal numbers in any batch, order or process.
 
-A counter-based generator (the SplitMix64 finaliser over seed, row key, stream and counter) replaces a stateful one: nothing
-has to be stored to resume a run, and a patient's draws do not move when another patient joins the batch.
+A counter-based generator (the SplitMix64 finaliser over seed, row key, stream and counter) replaces a stateful one:
+nothing has to be stored to resume a run, and a patient's draws do not move when another patient joins the batch.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def replacing_folder(path: str | Path) -> Iterator[Path]:
     """A temporary folder beside ``path`` that takes its place when the block ends well.
 
-    An earlier folder of that name is set aside first and removed last, so that a kill at any moment leaves one whole folder
-    (under its own name, or under the set-aside name for the instant between two renames).
+    An earlier folder of that name is set aside first and removed last, so that a kill at any moment leaves one whole
+    folder (under its own name, or under the set-aside name for the instant between two renames).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

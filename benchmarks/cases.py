@@ -1,0 +1,7 @@
+"""All benchmark cases, by op."""
+
+from __future__ import annotations
+
+from survcore.benchmarks import discrete_hazard_nll, low_rank_decompose
+
+CASES = {module.CASE.name: module.CASE for module in (discrete_hazard_nll, low_rank_decompose)}

@@ -1,0 +1,103 @@
+// Arguments of discrete_hazard_nll as both kernels take them: options read once, tensors contiguous and in the compute
+// type.
+#pragma once
+
+#include <torch/headeronly/util/Exception.h>
+
+#include <limits>
+#include <string>
+
+#include "common/dispatch.h"
+#include "common/tensors.h"
+#include "core/hazard.h"
+
+namespace survcore {
+
+// A column of event codes in the type it is stored in.
+struct EventCodes {
+  const void* data;
+  ScalarType type;  // Bool, Long, Float or Double
+
+  // How entries [first, first + count) read (core/hazard.h).
+  SURVCORE_INLINE void read(int64_t first, int count, int32_t* events) const {
+    switch (type) {
+      case ScalarType::Bool:
+        return read_as<uint8_t>(first, count, events);
+      case ScalarType::Long:
+        return read_as<int64_t>(first, count, events);
+      case ScalarType::Float:
+        return read_as<float>(first, count, events);
+      default:
+        return read_as<double>(first, count, events);
+    }
+  }
+
+ private:
+  template <class Code>
+  SURVCORE_INLINE void read_as(int64_t first, int count, int32_t* events) const {
+    const Code* codes = static_cast<const Code*>(data) + first;
+    for (int i = 0; i < count; ++i) events[i] = event_of(codes[i]);
+  }
+};
+
+enum class Reduction { none, sum, mean };
+
+struct HazardOptions {
+  HazardForm form;
+  double alpha;  // censored rows count 1 - alpha
+  Reduction reduction;
+
+  HazardOptions(const std::string& censored, const std::string& form_name, double alpha_,
+                const std::string& reduction_name)
+      : form{censored == "start", form_name == "must_eq6"},
+        alpha(alpha_),
+        reduction(reduction_name == "none"  ? Reduction::none
+                  : reduction_name == "sum" ? Reduction::sum
+                                            : Reduction::mean) {
+    STD_TORCH_CHECK(censored == "start" || censored == "end", "censored must be 'start' or 'end', got '", censored,
+                    "'");
+    STD_TORCH_CHECK(form_name == "likelihood" || form.event_bin_only, "form must be 'likelihood' or 'must_eq6', got '",
+                    form_name, "'");
+    STD_TORCH_CHECK(reduction_name == "mean" || reduction != Reduction::mean,
+                    "reduction must be 'mean', 'sum' or 'none', got '", reduction_name, "'");
+  }
+};
+
+struct HazardTensors {
+  Tensor logits;
+  Tensor time_bin;
+  Tensor event;
+  Tensor weights;
+  int64_t rows;
+  int32_t bins;
+
+  HazardTensors(const Tensor& logits_, const Tensor& time_bin_, const Tensor& event_, const Tensor& weights_)
+      : logits(contiguous_as(logits_, compute_type(logits_))),
+        time_bin(contiguous_as(time_bin_, ScalarType::Long)),
+        event(contiguous_as(event_, event_type(event_, compute_type(logits_)))),
+        weights(contiguous_as(weights_, compute_type(logits_))) {
+    STD_TORCH_CHECK(logits.dim() == 2, "logits must be [rows, bins], got ", logits.dim(), " dimensions");
+    rows = logits.size(0);
+    STD_TORCH_CHECK(logits.size(1) <= std::numeric_limits<int32_t>::max(), "logits have too many bins");
+    bins = static_cast<int32_t>(logits.size(1));
+    STD_TORCH_CHECK(time_bin.numel() == rows && event.numel() == rows,
+                    "time_bin and event must have one entry per row of logits");
+    STD_TORCH_CHECK(weights.numel() == rows || weights.numel() == 0,
+                    "weights must have one entry per row of logits, or none");
+  }
+
+  EventCodes event_codes() const { return {event.const_data_ptr(), event.scalar_type()}; }
+  bool weighted() const { return weights.numel() > 0; }
+
+ private:
+  // Event codes are read as they are where their type is common, so that no copy is made.
+  static ScalarType event_type(const Tensor& event, ScalarType compute) {
+    const ScalarType type = event.scalar_type();
+    if (type == ScalarType::Bool || type == ScalarType::Long) return type;
+    const bool integer =
+        type == ScalarType::Byte || type == ScalarType::Char || type == ScalarType::Short || type == ScalarType::Int;
+    return integer ? ScalarType::Long : compute;
+  }
+};
+
+}  // namespace survcore

@@ -1,0 +1,50 @@
+// Small conveniences over the stable tensor.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <initializer_list>
+
+#include "common/huge_pages.h"
+
+namespace survcore {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// The type in which an op computes and reduces: float64 stays, everything else is float32.
+inline ScalarType compute_type(const Tensor& tensor) {
+  return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// The tensor itself where it already is contiguous and of that type, else a copy.
+inline Tensor contiguous_as(const Tensor& tensor, ScalarType type) {
+  const Tensor typed = tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type);
+  return typed.is_contiguous() ? typed : torch::stable::contiguous(typed);
+}
+
+// Uninitialised contiguous tensor on the device of `like`; large ones on the CPU ask for huge pages. Made through
+// torch's C interface: the dispatcher would take longer than a small kernel.
+inline Tensor empty_on(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
+  int64_t strides[8] = {};
+  int64_t elements = 1;
+  for (std::size_t dim = sizes.size(); dim-- > 0;) {
+    strides[dim] = elements;
+    elements *= sizes.begin()[dim];
+  }
+  int32_t device_type = 0;
+  int32_t device_index = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  const int32_t type_code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides,
+                                                         type_code, device_type, device_index, &handle));
+  Tensor result(handle);
+  if (like.is_cpu()) ask_for_huge_pages(result.mutable_data_ptr(), elements * result.element_size());
+  return result;
+}
+
+}  // namespace survcore

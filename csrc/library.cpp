@@ -1,0 +1,32 @@
+// Every op's schema, with one contract line each. Kernels register themselves in csrc/cpu and csrc/cuda, fake kernels
+// and autograd in survcore/ops. Schemas are functional and use Tensor, int, float, bool and str only (an absent
+// optional is an empty tensor), so that exporters and plugin generators can read them.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(survcore, m) {
+  // Negative log-likelihood of discrete-time hazards, reduced; divisor is what the sum was divided by.
+  m.def(
+      "discrete_hazard_nll("
+      "Tensor logits, Tensor time_bin, Tensor event, Tensor weights, "
+      "str censored, str form, float alpha, str reduction"
+      ") -> (Tensor loss, Tensor divisor)");
+  // Gradient of the logits; the hazards are recomputed from them.
+  m.def(
+      "discrete_hazard_nll_backward("
+      "Tensor grad_loss, Tensor logits, Tensor time_bin, Tensor event, Tensor weights, Tensor divisor, "
+      "str censored, str form, float alpha, str reduction"
+      ") -> Tensor");
+
+  // Specific parts without, cross parts within the shared subspace; losses are decomposition, shared, orthogonality.
+  m.def(
+      "low_rank_decompose("
+      "Tensor basis, Tensor whole, Tensor specific, Tensor cross, Tensor availability"
+      ") -> (Tensor specific_hat, Tensor cross_hat, Tensor losses)");
+  // Gradients of basis, whole, specific and cross, in that order; an absent incoming gradient is empty.
+  m.def(
+      "low_rank_decompose_backward("
+      "Tensor grad_specific, Tensor grad_cross, Tensor grad_losses, "
+      "Tensor basis, Tensor whole, Tensor specific, Tensor cross, Tensor availability, "
+      "Tensor specific_hat, Tensor cross_hat"
+      ") -> (Tensor, Tensor, Tensor, Tensor)");
+}

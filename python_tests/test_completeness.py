@@ -1,0 +1,60 @@
+"""A schema without every layer of its op fails here: kernels, fake kernel, reference, OpCase, benchmark, files."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+import survcore.ops  # noqa: F401 (loads and registers the ops)
+from survcore import _library
+from survcore.benchmarks.cases import CASES as BENCHMARK_CASES
+from survcore.testing import OP_CASES
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NAMES = _library.op_names()
+FORWARD = [name for name in NAMES if not name.endswith("_backward")]
+
+
+def test_the_first_ops_are_there() -> None:
+    assert {"discrete_hazard_nll", "low_rank_decompose"} <= set(FORWARD)
+    assert {name.removesuffix("_backward") for name in NAMES} == set(FORWARD)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_are_registered(name: str) -> None:
+    assert _library.kernel_source(name, "CPU") == "compiled"
+    assert _library.kernel_source(name, "CUDA") in ("compiled", "reference")
+    assert torch._library.simple_registry.singleton.find(f"survcore::{name}").fake_impl.kernel is not None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_schema_uses_plain_types_and_is_functional(name: str) -> None:
+    schema = getattr(torch.ops.survcore, name).default._schema
+    for argument in (*schema.arguments, *schema.returns):
+        assert str(argument.type) in ("Tensor", "int", "float", "bool", "str"), argument
+        assert argument.alias_info is None, argument
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_every_layer_has_a_file_of_the_same_name(name: str) -> None:
+    for module in (f"survcore.reference.{name}", f"survcore.ops.{name}"):
+        assert importlib.util.find_spec(module) is not None, module
+    assert (REPOSITORY / "csrc" / "cpu" / f"{name}.cpp").is_file()
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_reference_case_and_benchmark_exist(name: str) -> None:
+    case = OP_CASES[name]
+    arguments = [argument.name for argument in case.op._schema.arguments]
+    backward = getattr(torch.ops.survcore, f"{name}_backward").default._schema.arguments
+    for function, expected in ((case.reference, arguments), (case.reference_backward, [a.name for a in backward])):
+        code = function.__code__
+        assert list(code.co_varnames[: code.co_argcount]) == expected, f"{function.__name__} differs from the schema"
+    assert name in BENCHMARK_CASES
+
+
+def test_cases_are_of_existing_ops() -> None:
+    assert set(OP_CASES) == set(BENCHMARK_CASES) == set(FORWARD)

@@ -1,0 +1,288 @@
+"""Noise schedule, denoiser, sampling loop and the diffusion model of a latent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from survcore.diffusion import Denoiser, LatentDiffusion, NoiseSchedule, sample
+from survcore.reference.ddim_sample import ddim_sample
+
+WIDTH = 16
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def trained_looking_denoiser(attention: str = "prefix", layers: int = 3) -> Denoiser:
+    """A denoiser in float64 whose modulation is not the neutral one of a fresh instance."""
+    denoiser = Denoiser(WIDTH, layers=layers, heads=4, attention=attention).double()
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter) / math.sqrt(parameter.shape[-1]))
+    return denoiser
+
+
+def textbook_ddim(
+    denoiser: Denoiser,
+    schedule: NoiseSchedule,
+    noise: Tensor,
+    condition: Tensor,
+    steps: int,
+    eta: float,
+    step_noise: Tensor,
+) -> Tensor:
+    """Song et al. (2021), eq. 12, one draw and one step at a time, from betas and the denoiser's training form."""
+    beta = [
+        schedule.first_beta + (schedule.last_beta - schedule.first_beta) * t / (schedule.timesteps - 1)
+        for t in range(schedule.timesteps)
+    ]
+    kept = [1 - b for b in beta]
+    latents = []
+    for draw, latent in enumerate(noise):
+        for step in range(steps):
+            t = (steps - 1 - step) * schedule.timesteps // steps
+            now = math.prod(kept[: t + 1])
+            after = math.prod(kept[: (steps - 2 - step) * schedule.timesteps // steps + 1]) if step < steps - 1 else 1.0
+            eps = denoiser(latent[None, None], torch.tensor([[t]]), condition[draw][None])[0, 0]
+            if schedule.prediction == "velocity":
+                eps = math.sqrt(1 - now) * latent + math.sqrt(now) * eps
+            clean = (latent - math.sqrt(1 - now) * eps) / math.sqrt(now)
+            sigma = eta * math.sqrt((1 - after) / (1 - now)) * math.sqrt(1 - now / after)
+            latent = math.sqrt(after) * clean + math.sqrt(max(1 - after - sigma**2, 0)) * eps
+            latent = latent + sigma * step_noise[step, draw]
+        latents.append(latent)
+    return torch.stack(latents)
+
+
+def test_schedule_is_the_linear_one() -> None:
+    schedule = NoiseSchedule()
+    alpha_bar = schedule.alpha_bar()
+    assert alpha_bar.shape == (1000,) and alpha_bar.dtype == torch.float64
+    assert alpha_bar[0].item() == pytest.approx(1 - 1e-4, abs=1e-15)
+    assert (alpha_bar[-1] / alpha_bar[-2]).item() == pytest.approx(1 - 0.02, abs=1e-12)
+    assert schedule.sampling_timesteps(50)[[0, 1, -1]].tolist() == [980, 960, 0]
+    assert schedule.sampling_timesteps(3).tolist() == [666, 333, 0]
+    assert schedule.sampling_timesteps(1000).tolist() == list(range(999, -1, -1))
+    for wrong in (0, 1001):
+        with pytest.raises(ValueError, match=r"1\.\.1000"):
+            schedule.sampling_timesteps(wrong)
+
+
+def test_last_step_ends_without_noise() -> None:
+    schedule = NoiseSchedule()
+    assert schedule.coefficients(50, 1.0)[-1, 2:].tolist() == [0.0, 0.0]
+    for eta in (0.0, 1.0):
+        signal, noise, spread, momentum = NoiseSchedule(prediction="noise").coefficients(50, eta)[-1].tolist()
+        first = schedule.alpha_bar()[0].item()
+        assert signal == pytest.approx(1 / math.sqrt(first), rel=1e-14)
+        assert noise == pytest.approx(-math.sqrt(1 - first) / math.sqrt(first), rel=1e-10)
+        assert spread == 0.0 and momentum == 0.0
+
+
+def test_velocity_steps_rotate_and_never_magnify() -> None:
+    """A and B are cosine and sine of the angle between two times, so that errors do not grow over the steps."""
+    table = NoiseSchedule().coefficients(50)
+    now = NoiseSchedule().alpha_bar()[NoiseSchedule().sampling_timesteps(50)]
+    after = torch.cat((now[1:], now.new_ones(1)))
+    torch.testing.assert_close(table[:, 0], (now * after).sqrt() + ((1 - now) * (1 - after)).sqrt())
+    assert table[:, 0].max() <= 1 and table[:, 1].abs().max() < 1
+    torch.testing.assert_close(table[:, 0].square() + table[:, 1].square(), torch.ones(50, dtype=torch.float64))
+    with pytest.raises(ValueError, match="velocity, noise"):
+        NoiseSchedule(prediction="epsilon")
+
+
+@pytest.mark.parametrize("attention", ["prefix", "joint"])
+@pytest.mark.parametrize("prediction", ["velocity", "noise"])
+@pytest.mark.parametrize(("steps", "eta"), [(1, 0.0), (7, 0.0), (7, 0.5), (20, 1.0)])
+def test_sampler_equals_the_textbook_loop(attention: str, prediction: str, steps: int, eta: float) -> None:
+    schedule = NoiseSchedule(timesteps=100, prediction=prediction)
+    denoiser = trained_looking_denoiser(attention)
+    condition = torch.randn(2, 2, WIDTH).double()
+    index = torch.tensor([0, 1, 1, 0, 1])
+    noise, step_noise = torch.randn(5, WIDTH).double(), torch.randn(steps, 5, WIDTH).double()
+    with torch.no_grad():
+        expected = textbook_ddim(denoiser, schedule, noise, condition[index], steps, eta, step_noise)
+    given = {"schedule": schedule, "num_steps": steps, "eta": eta, "step_noise": step_noise if eta else None}
+    got = sample(denoiser, noise, condition, index, **given)
+    assert got.dtype == torch.float64 and not torch.equal(got, noise)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_draws_do_not_depend_on_their_neighbours() -> None:
+    schedule, denoiser = NoiseSchedule(), trained_looking_denoiser()
+    condition, noise = torch.randn(3, 2, WIDTH).double(), torch.randn(6, WIDTH).double()
+    index = torch.tensor([0, 0, 1, 2, 2, 1])
+    together = sample(denoiser, noise, condition, index, schedule=schedule, num_steps=10)
+    alone = [
+        sample(
+            denoiser,
+            noise[i : i + 1],
+            condition[index[i]][None],
+            torch.zeros(1, dtype=torch.int64),
+            schedule=schedule,
+            num_steps=10,
+        )
+        for i in range(6)
+    ]
+    torch.testing.assert_close(together, torch.cat(alone))
+    condition[1] = torch.nan
+    poisoned = sample(denoiser, noise, condition, index, schedule=schedule, num_steps=10)
+    torch.testing.assert_close(poisoned[index != 1], together[index != 1])
+    assert poisoned[index == 1].isnan().all()
+
+
+def test_no_draws_give_no_latents() -> None:
+    noise, index = torch.zeros(0, WIDTH).double(), torch.zeros(0, dtype=torch.int64)
+    condition = torch.randn(1, 2, WIDTH).double()
+    got = sample(trained_looking_denoiser(), noise, condition, index, schedule=NoiseSchedule(), num_steps=3)
+    assert got.shape == (0, WIDTH)
+
+
+def test_noise_of_the_steps_must_be_given_when_eta_asks_for_it() -> None:
+    condition, index = torch.zeros(1, 2, WIDTH).double(), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match="step_noise"):
+        sample(
+            trained_looking_denoiser(),
+            torch.zeros(1, WIDTH).double(),
+            condition,
+            index,
+            schedule=NoiseSchedule(),
+            eta=1.0,
+        )
+
+
+def test_previous_eps_enters_with_its_weight() -> None:
+    denoiser, schedule = trained_looking_denoiser(), NoiseSchedule()
+    timesteps = schedule.sampling_timesteps(2)
+    noise, condition = torch.randn(1, WIDTH).double(), torch.randn(1, 2, WIDTH).double()
+    table = torch.tensor([[0.9, 0.2, 0.0, 5.0], [0.8, 0.3, 0.0, 0.7]], dtype=torch.float64)
+    index = torch.zeros(1, dtype=torch.int64)
+    with torch.no_grad():
+        modulation = denoiser.modulation(timesteps)
+        got = ddim_sample(noise, condition, index, None, denoiser.weights(), modulation, table, heads=4)
+        first = denoiser(noise[:, None], timesteps[None, :1], condition)[:, 0]
+        middle = 0.9 * noise + 0.2 * first
+        second = denoiser(middle[:, None], timesteps[None, 1:], condition)[:, 0]
+    torch.testing.assert_close(got, 0.8 * middle + 0.3 * second + 0.7 * first)
+
+
+@pytest.mark.parametrize("attention", ["prefix", "joint"])
+def test_noisy_rows_of_one_latent_do_not_see_each_other(attention: str) -> None:
+    denoiser = trained_looking_denoiser(attention)
+    noisy, condition = torch.randn(2, 3, WIDTH).double(), torch.randn(2, 2, WIDTH).double()
+    timesteps = torch.tensor([[5, 500, 900], [1, 20, 300]])
+    together = denoiser(noisy, timesteps, condition)
+    for version in range(3):
+        alone = denoiser(noisy[:, version, None], timesteps[:, version, None], condition)
+        torch.testing.assert_close(together[:, version], alone[:, 0])
+
+
+@pytest.mark.parametrize("attention", ["prefix", "joint"])
+def test_condition_rows_see_the_latent_only_in_joint_attention(attention: str) -> None:
+    denoiser = trained_looking_denoiser(attention)
+    seen: list[Tensor] = []
+    denoiser.blocks[-1].attention_norm.register_forward_hook(lambda module, given, out: seen.append(given[0].detach()))
+    condition, timesteps = torch.randn(1, 2, WIDTH).double(), torch.tensor([[700]])
+    denoiser(torch.randn(1, 1, WIDTH).double(), timesteps, condition)
+    denoiser(torch.randn(1, 1, WIDTH).double(), timesteps - 600, condition)
+    assert not torch.allclose(seen[0][:, 0], seen[1][:, 0])
+    assert torch.allclose(seen[0][:, 1:], seen[1][:, 1:]) == (attention == "prefix")
+
+
+def test_denoiser_names_wrong_shapes_and_choices() -> None:
+    with pytest.raises(ValueError, match="multiple of its heads"):
+        Denoiser(12, heads=8)
+    with pytest.raises(ValueError, match="prefix, joint"):
+        Denoiser(16, attention="full")
+
+
+def latent_diffusion(width: int = WIDTH, layers: int = 2) -> LatentDiffusion:
+    return LatentDiffusion("omics", Denoiser(width, layers=layers, heads=2), NoiseSchedule())
+
+
+def test_statistics_standardise_and_refuse_no_rows() -> None:
+    model = latent_diffusion()
+    latents = torch.randn(50, WIDTH) * 3 + 1
+    latents[:, 2] = 4.0
+    assert not model.fitted
+    with pytest.raises(RuntimeError, match="'omics' has not been trained"):
+        model.draw(torch.zeros(1, 2, WIDTH), torch.tensor([1]), seed=0)
+    with pytest.raises(ValueError, match="no training row has 'omics'"):
+        model.fit_statistics(latents[:0])
+    model.fit_statistics(latents)
+    assert model.fitted
+    torch.testing.assert_close(model.mean, latents.mean(0))
+    torch.testing.assert_close(model.deviation[:2], latents.std(0, correction=0)[:2])
+    assert model.deviation[2] == 1.0
+    again = latent_diffusion()
+    again.load_state_dict(model.state_dict())
+    assert again.fitted and torch.equal(again.mean, model.mean)
+
+
+def test_loss_and_draws_depend_on_seed_and_row_only() -> None:
+    model = latent_diffusion()
+    latents, condition = torch.randn(6, WIDTH), torch.randn(6, 2, WIDTH)
+    keys = torch.tensor([11, -5, 7, 2**62, 3, 9])
+    model.fit_statistics(latents)
+    together = model.loss(latents, condition, keys, seed=3, repeats=4)
+    apart = [model.loss(latents[i, None], condition[i, None], keys[i, None], seed=3, repeats=4) for i in range(6)]
+    torch.testing.assert_close(together, torch.stack(apart).mean())
+    assert together != model.loss(latents, condition, keys, seed=4, repeats=4)
+
+    five = model.draw(condition, keys, seed=1, draws=5, num_steps=4)
+    ten = model.draw(condition.flip(0), keys.flip(0), seed=1, draws=10, num_steps=4).flip(0)
+    assert five.shape == (6, 5, WIDTH)
+    torch.testing.assert_close(ten[:, :5], five)
+    noisy = model.draw(condition, keys, seed=1, draws=2, num_steps=4, eta=1.0)
+    torch.testing.assert_close(model.draw(condition[2:], keys[2:], seed=1, draws=2, num_steps=4, eta=1.0), noisy[2:])
+    with pytest.raises(ValueError, match="draws must be at least 1"):
+        model.draw(condition, keys, seed=1, draws=0)
+
+
+def test_the_target_gives_the_clean_latent_back() -> None:
+    clean, noise = torch.randn(2, 3, 5).double().unbind()
+    kept = torch.rand(3, 1).double()
+    noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
+    velocity = NoiseSchedule().target(clean, noise, kept)
+    torch.testing.assert_close(kept.sqrt() * noisy - (1 - kept).sqrt() * velocity, clean)
+    torch.testing.assert_close(NoiseSchedule(prediction="noise").target(clean, noise, kept), noise)
+
+
+def test_a_trained_model_draws_from_the_conditional() -> None:
+    """x | c = 10 + (2 c_0, -c_1, ...) + N(0, .5^2): the draws for a new condition have its mean and spread."""
+    width, rows = 16, 512
+    model = latent_diffusion(width)
+
+    def rows_of(count: int) -> tuple[Tensor, Tensor]:
+        condition = torch.randn(count, 2, width)
+        condition[:, 1] = 0.1  # the class token's place: the same for every row
+        return condition, 10 + torch.stack((2 * condition[:, 0, 0], -condition[:, 0, 1]), dim=1).repeat(1, width // 2)
+
+    condition, mean = rows_of(rows)
+    model.fit_statistics(mean + 0.5 * torch.randn(rows, width))
+    optimizer = torch.optim.AdamW(model.denoiser.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
+    for step in range(400):
+        condition, mean = rows_of(64)
+        latents = mean + 0.5 * torch.randn(64, width)
+        loss = model.loss(latents, condition, torch.arange(64), seed=step, repeats=4)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    condition, mean = rows_of(30)
+    drawn = model.draw(condition, torch.arange(30), seed=0, draws=64, num_steps=20)
+    error = (drawn.mean(1) - mean).square().mean().sqrt()
+    assert error < 0.5 * (mean - 10).square().mean().sqrt()
+    assert abs(drawn.mean() - mean.mean()) < 0.3
+    assert 0.4 < drawn.std(1).mean() < 1.4

@@ -1,0 +1,102 @@
+"""The public face of discrete_hazard_nll: formulas written out, options, and errors that name the row."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from survcore.losses import DiscreteHazardNLL
+from survcore.ops import discrete_hazard_nll, hazard_risk, hazard_survival
+
+LOGITS = torch.tensor([[0.2, -1.0, 0.7], [1.5, 0.3, -0.4], [-2.0, 0.1, 0.9]], dtype=torch.float64)
+TIME_BIN = torch.tensor([1, 0, 2])
+EVENT = torch.tensor([1, 1, 0])
+
+
+def _log_hazard(row: int, time_bin: int) -> float:
+    return math.log(1 / (1 + math.exp(-LOGITS[row, time_bin].item())))
+
+
+def _log_survival(row: int, bins: int) -> float:
+    """log of the probability to survive the first `bins` bins."""
+    return sum(math.log(1 - math.exp(_log_hazard(row, j))) for j in range(bins))
+
+
+def test_likelihood_written_out() -> None:
+    expected = [-_log_hazard(0, 1) - _log_survival(0, 1), -_log_hazard(1, 0), -_log_survival(2, 3)]
+    loss = discrete_hazard_nll(LOGITS, TIME_BIN, EVENT, reduction="none")
+    assert loss.tolist() == pytest.approx(expected, rel=1e-13)
+    assert discrete_hazard_nll(LOGITS, TIME_BIN, EVENT).item() == pytest.approx(sum(expected) / 3, rel=1e-13)
+
+
+def test_mcat_form_with_alpha_and_must_equation_6() -> None:
+    event_part = [-_log_hazard(0, 1) - _log_survival(0, 1), -_log_hazard(1, 0), 0.0]
+    nll = [event_part[0], event_part[1], -_log_survival(2, 3)]
+    expected = sum(0.6 * a + 0.4 * b for a, b in zip(nll, event_part, strict=True))
+    assert discrete_hazard_nll(LOGITS, TIME_BIN, EVENT, alpha=0.4, reduction="sum").item() == pytest.approx(expected)
+    printed = [-_log_hazard(0, 1), -_log_hazard(1, 0), -_log_survival(2, 3)]
+    actual = discrete_hazard_nll(LOGITS, TIME_BIN, EVENT, form="must_eq6", reduction="none")
+    assert actual.tolist() == pytest.approx(printed)
+
+
+def test_censored_at_start_counts_the_bins_before_its_own() -> None:
+    loss = discrete_hazard_nll(LOGITS, TIME_BIN, EVENT, censored="start", reduction="none")
+    assert loss[2].item() == pytest.approx(-_log_survival(2, 2))
+
+
+def test_weighted_mean() -> None:
+    weights = torch.tensor([1.0, 0.0, 3.0], dtype=torch.float64)
+    rows = discrete_hazard_nll(LOGITS, TIME_BIN, EVENT, reduction="none")
+    weighted = discrete_hazard_nll(LOGITS, TIME_BIN, EVENT, weights=weights)
+    assert weighted.item() == pytest.approx(((weights * rows).sum() / 4).item())
+
+
+def test_survival_and_risk_of_extreme_logits() -> None:
+    survival = hazard_survival(torch.tensor([[0.0, 1e4, 0.0], [-1e4, -1e4, -1e4]]))
+    assert survival.tolist() == [[0.5, 0.0, 0.0], [1.0, 1.0, 1.0]]
+    assert hazard_risk(torch.tensor([[-1e4, -1e4, -1e4]])).tolist() == [-3.0]
+    assert hazard_risk(LOGITS)[1] > hazard_risk(LOGITS)[2]
+
+
+def test_module_is_the_function() -> None:
+    module = DiscreteHazardNLL(alpha=0.2, reduction="sum")
+    assert torch.equal(
+        module(LOGITS, TIME_BIN, EVENT), discrete_hazard_nll(LOGITS, TIME_BIN, EVENT, alpha=0.2, reduction="sum")
+    )
+    assert "alpha=0.2" in repr(module)
+
+
+def test_empty_batch_keeps_the_graph() -> None:
+    logits = torch.empty(0, 4, requires_grad=True)
+    loss = discrete_hazard_nll(logits, torch.empty(0, dtype=torch.int64), torch.empty(0))
+    loss.backward()
+    assert loss.item() == 0.0 and logits.grad.shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"logits": LOGITS[0]}, ValueError, r"logits must be \[B, K\]"),
+        ({"logits": LOGITS.long()}, TypeError, "floating"),
+        ({"time_bin": TIME_BIN.double()}, TypeError, "indices, not times"),
+        ({"event": EVENT[:2]}, ValueError, "event must have one entry per row"),
+        ({"weights": torch.ones(3, 1)}, ValueError, "weights must have one entry per row"),
+        ({"censored": "middle"}, ValueError, "'start' or 'end'"),
+        ({"form": "breslow"}, ValueError, "'likelihood' or 'must_eq6'"),
+        ({"reduction": "max"}, ValueError, "'mean', 'sum' or 'none'"),
+        ({"time_bin": torch.tensor([0, 3, 1]), "validate": True}, ValueError, r"0\.\.2, got 3 in row 1"),
+        ({"event": torch.tensor([0, 1, 2]), "validate": True}, ValueError, "got 2 in row 2"),
+        ({"logits": LOGITS.index_fill(0, torch.tensor([2]), math.nan), "validate": True}, ValueError, "row 2"),
+        (
+            {"weights": torch.tensor([1.0, -1.0, -2.0]), "validate": True},
+            ValueError,
+            r"got -1.0 in row 1 \(of 2 such rows",
+        ),
+    ],
+)
+def test_errors_say_what_was_expected_and_where(change: dict, error: type[Exception], message: str) -> None:
+    arguments = {"logits": LOGITS, "time_bin": TIME_BIN, "event": EVENT} | change
+    with pytest.raises(error, match=message):
+        discrete_hazard_nll(**arguments)

@@ -1,0 +1,142 @@
+"""Who may import whom, and what `import survcore` needs and costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+LEAVES = {"batch", "draws", "errors", "files"}
+
+# Room -> rooms of this package that it may import; the leaves are open to all, a room to itself.
+ROOMS = {
+    "_library": set(),
+    "kernels": set(),
+    "reference": set(),
+    "ops": {"_library", "kernels", "reference"},
+    "losses": {"ops"},
+    "nn": {"ops"},
+    "diffusion": {"ops", "nn", "reference"},
+    "models": {"nn", "diffusion", "losses", "ops"},
+    "data": set(),
+    "metrics": {"_metrics"},
+    "training": {"models", "data", "losses", "metrics", "inference"},
+    "inference": {"models", "data"},
+    "plots": set(),
+    "evaluation": {"models", "training", "inference", "data", "metrics", "plots"},
+    "testing": {"ops", "reference"},
+    "benchmarks": {"ops", "reference", "testing", "_information", "_library"},
+}
+# Rooms held to few packages besides the standard library; heavy packages are imported inside functions everywhere.
+PACKAGES = {
+    "kernels": {"torch", "triton"},
+    "reference": {"torch"},
+    "ops": {"torch"},
+    "losses": {"torch"},
+    "nn": {"torch"},
+    "diffusion": {"torch"},
+    "models": {"torch"},
+    "data": {"numpy", "pandas", "torch", "pyarrow", "h5py", "safetensors"},
+}
+HEAVY = {"matplotlib", "lifelines", "triton", "onnx", "onnxruntime", "tensorrt", "sklearn", "sksurv", "captum", "umap"}
+
+
+def _files() -> list[tuple[str, Path]]:
+    """(room, file) of every module of the package."""
+    found = []
+    for path in sorted((REPOSITORY / "survcore").rglob("*.py")):
+        found.append((path.relative_to(REPOSITORY / "survcore").parts[0].removesuffix(".py"), path))
+    for room in ("kernels", "benchmarks"):
+        found.extend((room, path) for path in sorted((REPOSITORY / room).rglob("*.py")))
+    return found
+
+
+def _imported(tree: ast.AST) -> list[str]:
+    """Dotted names that a tree imports, `from package import name` as package.name."""
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.extend(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            names.extend(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("room", "path"), [pytest.param(*item, id=str(item[1].relative_to(REPOSITORY))) for item in _files()]
+)
+def test_rooms_import_only_what_they_may(room: str, path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    top = ast.Module(body=[node for node in tree.body], type_ignores=[])
+    for name in _imported(tree):
+        package, *rest = name.split(".")
+        if package == "survcore" and rest and room in ROOMS:
+            target = rest[0]
+            allowed = ROOMS[room] | LEAVES | {room, "__version__"}
+            assert target in allowed, f"{room} may not import survcore.{target}"
+        if room in PACKAGES and package not in sys.stdlib_module_names and package != "survcore":
+            assert package in PACKAGES[room], f"{room} may not import {package}"
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    inside = {id(node) for function in functions for node in ast.walk(function)}
+    for node in ast.walk(top):
+        if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in inside and room != "kernels":
+            heavy = {name.split(".")[0] for name in _imported(node)} & HEAVY
+            assert not heavy, f"{heavy} must be imported inside the function that needs it"
+
+
+def test_c_headers_of_core_know_no_torch() -> None:
+    for path in (REPOSITORY / "csrc" / "core").iterdir():
+        includes = [line for line in path.read_text().splitlines() if line.startswith("#include")]
+        for line in includes:
+            assert '"core/' in line or "<c" in line, f"{path.name}: {line}"
+
+
+def _run(code: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_import_needs_no_optional_package() -> None:
+    blocked = [
+        "triton",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "tensorrt",
+        "torch_tensorrt",
+        "sksurv",
+        "sklearn",
+        "captum",
+    ]
+    _run(
+        f"""
+import sys
+for name in {blocked!r}:
+    sys.modules[name] = None
+import survcore, survcore.ops, survcore.kernels, survcore.losses
+for name in survcore.__all__:
+    getattr(survcore, name)
+"""
+    )
+
+
+def test_import_is_quick_and_light() -> None:
+    output = _run(
+        """
+import sys, time, torch
+start = time.perf_counter()
+import survcore
+seconds = time.perf_counter() - start
+heavy = sorted({"matplotlib", "lifelines", "pandas", "sklearn"} & set(sys.modules))
+print(seconds, *heavy)
+"""
+    )
+    seconds, *heavy = output.split()
+    assert float(seconds) < 1.0
+    assert not heavy

@@ -1,0 +1,211 @@
+"""Every op, through its OpCase: float64 oracle, registration, gradients, compilation, views, memory, threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+import survcore.ops  # noqa: F401 (loads the compiled ops)
+from survcore.testing import FLOORS, OP_CASES, Arguments, OpCase, assert_close_to_oracle, convert
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else ["cpu"]
+CASES = [pytest.param(case, id=case.name) for case in OP_CASES.values()]
+ALL = [
+    pytest.param(case, kind, name, id=f"{case.name}-{name}")
+    for case in OP_CASES.values()
+    for kind in ("samples", "extremes")
+    for name in getattr(case, kind)(torch.float64)
+]
+SAMPLES = [parameter for parameter in ALL if parameter.values[1] == "samples"]
+
+
+def _arguments(
+    case: OpCase, kind: str, name: str, dtype: torch.dtype = torch.float64, device: str = "cpu"
+) -> Arguments:
+    return convert(getattr(case, kind)(dtype)[name], device=device)
+
+
+def _with_gradient(case: OpCase, arguments: Arguments) -> tuple[Arguments, list[Tensor]]:
+    """The arguments with the differentiable ones as fresh leaves, and these leaves."""
+    arguments = tuple(
+        value.detach().clone().requires_grad_() if position in case.differentiable else value
+        for position, value in enumerate(arguments)
+    )
+    return arguments, [arguments[position] for position in case.differentiable]
+
+
+def _gradients(case: OpCase, function, arguments: Arguments) -> tuple[list[Tensor], list[Tensor]]:
+    """Outputs, and gradients of sum(output * fixed cotangent) over the differentiable outputs."""
+    arguments, leaves = _with_gradient(case, arguments)
+    outputs = function(*arguments)
+    generator = torch.Generator().manual_seed(5)
+    total = torch.zeros((), dtype=torch.float64, device=leaves[0].device)
+    for position in case.differentiable_outputs:
+        output = outputs[position]
+        cotangent = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(leaves[0].dtype)
+        total = total + torch.where(output.isfinite(), output, 0.0).double().mul(cotangent.to(output.device)).sum()
+    gradients = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
+    return [output.detach() for output in outputs], list(gradients)
+
+
+def _outputs(case: OpCase, arguments: Arguments) -> list[Tensor]:
+    outputs, gradients = _gradients(case, case.function, arguments)
+    return [*outputs, *gradients]
+
+
+@pytest.mark.parametrize("dtype", list(FLOORS), ids=str)
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("case", "kind", "name"), ALL)
+def test_values_and_gradients_match_the_oracle(
+    case: OpCase, kind: str, name: str, device: str, dtype: torch.dtype
+) -> None:
+    arguments = _arguments(case, kind, name, dtype)
+    actual = _gradients(case, case.function, convert(arguments, device=device))
+    reference = _gradients(case, case.reference, arguments)
+    oracle = _gradients(case, case.reference, convert(arguments, torch.float64))
+    for what, kernel, plain, exact in zip(("output", "gradient"), actual, reference, oracle, strict=True):
+        for position, (a, r, o) in enumerate(zip(kernel, plain, exact, strict=True)):
+            assert a.dtype == r.dtype
+            assert_close_to_oracle(a, o, r, dtype, f"{what} {position}")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("case", "kind", "name"), SAMPLES)
+def test_reference_backward_is_the_gradient_of_the_reference(case: OpCase, kind: str, name: str, device: str) -> None:
+    """The explicit formula, which serves devices without a kernel, against automatic differentiation."""
+    arguments = _arguments(case, kind, name, device=device)
+    forward = case.reference(*arguments)
+    with_gradient, leaves = _with_gradient(case, arguments)
+    outputs = [case.reference(*with_gradient)[position] for position in case.differentiable_outputs]
+    cotangents = [torch.randn_like(output) for output in outputs]
+    expected = torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True, materialize_grads=True)
+    actual = case.reference_backward(*_backward_arguments(case, arguments, forward, cotangents))
+    actual = actual if isinstance(actual, tuple) else (actual,)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-12)
+
+
+def _backward_arguments(
+    case: OpCase, arguments: Arguments, outputs: tuple[Tensor, ...], cotangents: list[Tensor]
+) -> Arguments:
+    """Arguments of the backward op, matched by the names in the two schemas."""
+    names = [argument.name for argument in case.op._schema.arguments]
+    output_names = [output.name for output in case.op._schema.returns]
+    known = dict(zip(names, arguments, strict=True)) | dict(zip(output_names, outputs, strict=True))
+    backward = getattr(torch.ops.survcore, f"{case.name}_backward").default
+    gradients = iter(cotangents)
+    return tuple(
+        next(gradients) if argument.name.startswith("grad_") else known[argument.name]
+        for argument in backward._schema.arguments
+    )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("case", CASES)
+def test_registration_passes_opcheck(case: OpCase, device: str) -> None:
+    samples = list(case.samples(torch.float32))
+    for name in (samples[0], samples[1], samples[3]):
+        arguments = _arguments(case, "samples", name, torch.float32, device)
+        torch.library.opcheck(case.op, _with_gradient(case, arguments)[0])
+        outputs = case.op(*arguments)
+        cotangents = [torch.randn_like(outputs[position]) for position in case.differentiable_outputs]
+        backward = getattr(torch.ops.survcore, f"{case.name}_backward").default
+        torch.library.opcheck(backward, _backward_arguments(case, arguments, outputs, cotangents))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradcheck(case: OpCase) -> None:
+    for name in list(case.samples(torch.float64))[:5]:
+        arguments, _ = _with_gradient(case, _arguments(case, "samples", name))
+
+        def outputs(*values, case=case):
+            results = case.function(*values)
+            return tuple(results[position] for position in case.differentiable_outputs)
+
+        assert torch.autograd.gradcheck(outputs, arguments, fast_mode=True)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_second_derivative_is_refused_with_a_reason(case: OpCase) -> None:
+    arguments, leaves = _with_gradient(case, _arguments(case, "samples", next(iter(case.samples(torch.float64)))))
+    loss = case.function(*arguments)[case.differentiable_outputs[0]].square().sum()
+    gradient = torch.autograd.grad(loss, leaves[0], create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_compiles_as_one_graph(case: OpCase) -> None:
+    names = list(case.samples(torch.float32))[:2]
+    compiled = torch.compile(case.function, fullgraph=True, backend="aot_eager")
+    for name in names:
+        arguments = _arguments(case, "samples", name, torch.float32)
+        eager = _gradients(case, case.function, arguments)
+        graph = _gradients(case, compiled, arguments)
+        for e, g in zip([*eager[0], *eager[1]], [*graph[0], *graph[1]], strict=True):
+            torch.testing.assert_close(g, e)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("case", "kind", "name"), SAMPLES)
+def test_views_give_the_same_bits(case: OpCase, kind: str, name: str, device: str) -> None:
+    """Offset, non-contiguous and expanded arguments."""
+    arguments = _arguments(case, kind, name, torch.float32, device)
+    expected = _outputs(case, arguments)
+    for view in (_offset, _strided, _transposed):
+        changed = tuple(view(value) if isinstance(value, Tensor) else value for value in arguments)
+        outputs = case.function(*changed)
+        for actual, wanted in zip(outputs, expected[: len(outputs)], strict=True):
+            assert torch.equal(actual, wanted), view.__name__
+
+
+def _offset(value: Tensor) -> Tensor:
+    storage = value.new_empty(value.numel() + 3)
+    return storage[3:].view(value.shape).copy_(value)
+
+
+def _strided(value: Tensor) -> Tensor:
+    if value.dim() == 0:
+        return value
+    return value.new_empty((*value.shape[:-1], 2 * value.shape[-1]))[..., ::2].copy_(value)
+
+
+def _transposed(value: Tensor) -> Tensor:
+    return value.transpose(0, -1).contiguous().transpose(0, -1) if value.dim() > 1 else value
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("case", "kind", "name"), ALL)
+def test_no_output_element_is_left_unwritten(case: OpCase, kind: str, name: str, device: str) -> None:
+    """Outputs land on memory that was just poisoned; two different poisons must not show."""
+    arguments = _arguments(case, kind, name, torch.float32, device)
+    expected = _outputs(case, arguments)
+    for poison in (torch.nan, 42.0):
+        for output in expected:
+            for memory in [torch.empty_like(output) for _ in range(4)]:
+                memory.fill_(poison)
+        for actual, wanted in zip(_outputs(case, arguments), expected, strict=True):
+            assert torch.equal(actual.nan_to_num(7.0), wanted.nan_to_num(7.0))
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("case", CASES)
+def test_runs_repeat_bitwise(case: OpCase) -> None:
+    arguments = case.large(torch.float32)
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        first = _outputs(case, arguments)
+        for _ in range(4):
+            for again, once in zip(_outputs(case, arguments), first, strict=True):
+                assert torch.equal(again, once)

@@ -1,0 +1,307 @@
+"""The training loop, checkpoints and fit, through a small system that is not one of the published ones."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import survcore
+from survcore import models
+from survcore.batch import Batch
+from survcore.data import Cohort
+from survcore.draws import row_normal
+from survcore.errors import CheckpointError, DataError
+from survcore.models.base import Completed, Encoded, Losses, System
+from survcore.training import loop
+from survcore.training.recipe import Recipe, load_recipe
+
+
+class Linear(System):
+    """One linear map per modality, a summed head, and a cached stage: enough to exercise the protocol."""
+
+    name = "linear"
+    modality_kinds = frozenset({"vector"})
+
+    def __init__(self, inputs, bins, settings):
+        super().__init__(inputs, bins, settings)
+        self.maps = nn.ModuleDict({part.name: nn.Linear(part.width, 4) for part in inputs})
+        self.dropout = nn.Dropout(0.3)
+        self.head = nn.Linear(4, bins)
+        self.scale = nn.Parameter(torch.zeros(4))
+
+    def encode(self, batch: Batch) -> Encoded:
+        parts = {}
+        for m, name in enumerate(self.modalities):
+            there = batch.availability[:, m, None]
+            parts[name] = torch.where(there, self.maps[name](batch.values[name]), 0.0)
+        return Encoded(parts, batch.availability, batch.row_key)
+
+    def complete(self, encoded, *, fill="own", seed=0, draws=5, steps=50):
+        return Completed(encoded.parts, ~encoded.availability, fill)
+
+    def predict(self, completed):
+        return {"hazard_logits": self.head(self.dropout(torch.stack(list(completed.parts.values())).sum(0)))}
+
+    def stages(self):
+        return ("main", "scale")
+
+    def stage_parameters(self, stage):
+        return [self.scale] if stage == "scale" else [*self.maps.parameters(), *self.head.parameters()]
+
+    def latents(self, batch):
+        return {"sum": torch.stack(list(self.encode(batch).parts.values())).sum(0)}
+
+    def losses(self, batch, stage, *, seed=0):
+        if stage == "scale":
+            noise = row_normal(seed, batch.row_key, 4)
+            loss = (batch.latents["sum"] * self.scale - noise).square().mean()
+            return Losses(loss, {"scale": loss})
+        logits = self.predict(self.complete(self.encode(batch)))["hazard_logits"]
+        loss = survcore.discrete_hazard_nll(logits, batch.target.time_bin, batch.target.event > 0)
+        return Losses(loss, {"survival": loss}, survcore.hazard_risk(logits.detach()))
+
+
+STAGES = {
+    "main": {"epochs": 4, "learning_rate": 0.02, "batch_size": 16, "monitor": "survival"},
+    "scale": {"epochs": 3, "learning_rate": 0.1, "batch_size": 16, "steps_per_epoch": 5, "cached": True},
+}
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch):
+    monkeypatch.setitem(models._SYSTEMS, "linear", (__name__, "Linear"))
+    monkeypatch.setattr(models, "import_module", lambda name: type("module", (), {"Linear": Linear}))
+
+
+def recipe(**stages) -> Recipe:
+    merged = {name: loop.Stage(name=name, **{**values, **stages.get(name, {})}) for name, values in STAGES.items()}
+    return Recipe("linear", {}, {"bins": 4}, 0.2, 0.0, merged)
+
+
+@pytest.fixture(scope="module")
+def cohort() -> Cohort:
+    generator = np.random.default_rng(0)
+    patients = 120
+    ids = [f"p{i:03d}" for i in range(patients)]
+    risk = generator.normal(size=patients)
+    features = {"a": risk[:, None] + generator.normal(size=(patients, 3)), "b": generator.normal(size=(patients, 2))}
+    time = generator.exponential(20 * np.exp(-risk))
+    frames = {name: pd.DataFrame(values, index=ids).add_prefix(name) for name, values in features.items()}
+    frames["b"] = frames["b"].iloc[10:]
+    outcomes = pd.DataFrame(
+        {"row_id": ids, "time": np.minimum(time, 40), "event": time < 40, "fold": np.arange(patients) % 3}
+    )
+    return Cohort.from_frames(frames, outcomes, time_unit="months")
+
+
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    ours, theirs = first.state_dict(), second.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_fit_learns_and_predicts(cohort, tmp_path):
+    longer = recipe(main={"epochs": 25})
+    predictor = survcore.fit("linear", cohort, recipe=longer, fold=0, out=tmp_path / "run")
+    test = cohort.where(fold=0)
+    table = predictor.predict(test)
+    outcome = test.endpoint()
+    index = survcore.concordance_index(outcome.time, outcome.event > 0, table["risk"])
+    assert float(index) > 0.65
+    assert list(table.index) == list(test.row_ids)
+    assert set(table["completed"]) == {"", "b"}
+    history = pd.read_csv(tmp_path / "run" / "history.csv")
+    assert list(history["stage"]) == ["main"] * 25 + ["scale"] * 3
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
+def test_saved_model_predicts_the_same(cohort, tmp_path):
+    predictor = survcore.fit("linear", cohort, recipe=recipe(), out=tmp_path / "run")
+    loaded = survcore.load(tmp_path / "run")
+    pd.testing.assert_frame_equal(loaded.predict(cohort), predictor.predict(cohort))
+
+
+def test_prediction_only_cohort_and_batch_size(cohort, tmp_path):
+    predictor = survcore.fit("linear", cohort, recipe=recipe())
+    frames = {"a": pd.DataFrame(np.ones((2, 3)), index=["x", "y"], columns=["a0", "a1", "a2"])}
+    newcomers = Cohort.from_frames(frames, None, time_unit=None)
+    table = predictor.predict(newcomers)
+    assert list(table["available"]) == ["a", "a"]
+    small, large = predictor.predict(cohort, batch_size=7), predictor.predict(cohort, batch_size=500)
+    np.testing.assert_allclose(small["risk"], large["risk"], rtol=1e-5)
+
+
+class Killed(Exception):
+    """Stands for a kill in the middle of a run."""
+
+
+@pytest.mark.parametrize("kill_after", [1, 4, 5, 6])
+def test_resume_equals_an_undisturbed_run(cohort, tmp_path, monkeypatch, kill_after):
+    undisturbed = survcore.fit("linear", cohort, recipe=recipe(), seed=3, out=tmp_path / "whole")
+    epochs = 0
+    advance = loop.Progress.advance
+
+    def killing(self, row):
+        nonlocal epochs
+        advance(self, row)
+        # The display is told before the checkpoint is written, so this epoch is lost, as in a real kill.
+        if epochs == kill_after:
+            raise Killed
+        epochs += 1
+
+    monkeypatch.setattr(loop.Progress, "advance", killing)
+    with pytest.raises(Killed):
+        survcore.fit("linear", cohort, recipe=recipe(), seed=3, out=tmp_path / "broken")
+    monkeypatch.setattr(loop.Progress, "advance", advance)
+    resumed = survcore.fit("linear", cohort, recipe=recipe(), seed=3, out=tmp_path / "broken", resume=True)
+    assert same_weights(undisturbed.system, resumed.system)
+    assert (tmp_path / "whole/history.csv").read_text() == (tmp_path / "broken/history.csv").read_text()
+    weights = "model/model.safetensors"
+    assert (tmp_path / "whole" / weights).read_bytes() == (tmp_path / "broken" / weights).read_bytes()
+
+
+def test_resume_of_a_finished_run_returns_its_model(cohort, tmp_path):
+    first = survcore.fit("linear", cohort, recipe=recipe(), out=tmp_path)
+    stamp = (tmp_path / "model" / "model.json").stat().st_mtime_ns
+    again = survcore.fit("linear", cohort, recipe=recipe(), out=tmp_path, resume=True)
+    assert same_weights(first.system, again.system)
+    assert (tmp_path / "model" / "model.json").stat().st_mtime_ns == stamp
+
+
+def test_training_does_not_move_the_callers_random_state(cohort):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    survcore.fit("linear", cohort, recipe=recipe())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_best_epoch_is_kept(cohort):
+    preprocessor = survcore.fit("linear", cohort, recipe=recipe()).preprocessor
+    few, others = (preprocessor.transform(cohort.select(rows)) for rows in (np.arange(20), np.arange(20, 120)))
+    system = Linear(preprocessor.inputs, 4, {})
+    # Twenty rows at a high rate: the other rows fare worse and worse.
+    stage = loop.Stage("main", 25, 0.3, batch_size=20, monitor="survival")
+    history = [row["validation_survival"] for row in loop.train(system, [stage], few, others)]
+    with torch.no_grad():
+        value = system.losses(others.batch(torch.arange(len(others))), "main").loss.item()
+    assert min(history) < history[-1] - 0.1
+    assert value == pytest.approx(min(history), rel=1e-5)
+
+
+def test_early_stopping(cohort, tmp_path):
+    survcore.fit(
+        "linear", cohort, recipe=recipe(main={"epochs": 200, "patience": 3, "learning_rate": 1.0}), out=tmp_path
+    )
+    history = pd.read_csv(tmp_path / "history.csv").query("stage == 'main'")
+    assert 4 <= len(history) < 200
+    assert int(history["validation_survival"].argmin()) == len(history) - 1 - 3
+
+
+def test_accumulation_equals_a_larger_batch(cohort):
+    rows = survcore.fit("linear", cohort, recipe=recipe()).preprocessor.transform(cohort)
+    inputs = survcore.fit("linear", cohort, recipe=recipe()).preprocessor.inputs
+    systems = []
+    for batch_size, accumulate in ((40, 1), (20, 2)):
+        torch.manual_seed(1)
+        system = Linear(inputs, 4, {})
+        system.dropout.p = 0.0
+        stage = loop.Stage("main", 2, 0.01, batch_size=batch_size, accumulate=accumulate, monitor="survival")
+        loop.train(system, [stage], rows, None)
+        systems.append(system)
+    for first, second in zip(*(system.parameters() for system in systems), strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
+
+
+def test_checkpoint_of_another_run_is_refused(cohort, tmp_path, monkeypatch):
+    def killing(self, state):
+        write(self, state)
+        raise Killed
+
+    write = loop.Checkpoint.write
+    monkeypatch.setattr(loop.Checkpoint, "write", killing)
+    with pytest.raises(Killed):
+        survcore.fit("linear", cohort, recipe=recipe(), out=tmp_path)
+    with pytest.raises(CheckpointError, match="another run"):
+        survcore.fit("linear", cohort, recipe=recipe(), seed=1, out=tmp_path, resume=True)
+    file = tmp_path / "checkpoint.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="cut short"):
+        survcore.fit("linear", cohort, recipe=recipe(), out=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda folder: (folder / "model.json").unlink(), "holds no model.json"),
+        (
+            lambda folder: (folder / "model.json").write_text('{"format": "other"}'),
+            "does not describe a survcore model",
+        ),
+        (lambda folder: (folder / "model.json").write_text('{"form'), "cut short"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"123"), "checksum"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors"),
+    ],
+)
+def test_broken_models_are_named(cohort, tmp_path, break_it, message):
+    survcore.fit("linear", cohort, recipe=recipe(), out=tmp_path)
+    break_it(tmp_path / "model")
+    with pytest.raises(CheckpointError, match=message):
+        survcore.load(tmp_path / "model")
+
+
+def test_model_of_another_version(cohort, tmp_path):
+    survcore.fit("linear", cohort, recipe=recipe(), out=tmp_path)
+    file = tmp_path / "model" / "model.json"
+    description = json.loads(file.read_text())
+    description["format_version"] = 99
+    file.write_text(json.dumps(description))
+    with pytest.raises(CheckpointError, match="format 99"):
+        survcore.load(tmp_path / "model")
+
+
+def test_bad_folds_and_values_are_named(cohort):
+    with pytest.raises(DataError, match="fold '7' has no rows"):
+        survcore.fit("linear", cohort, recipe=recipe(), fold=7)
+    with pytest.raises(ValueError, match="unknown system 'nothing'"):
+        survcore.fit("nothing", cohort)
+    with pytest.raises(ValueError, match="watches 'nonsense'"):
+        survcore.fit("linear", cohort, recipe=recipe(main={"monitor": "nonsense"}))
+
+
+def test_training_part_without_events(cohort):
+    outcomes = pd.DataFrame(
+        {"row_id": ["a", "b", "c", "d"], "time": [1.0, 2, 3, 4], "event": [1, 0, 0, 0], "fold": [0, 1, 1, 1]}
+    )
+    frames = {"a": pd.DataFrame(np.eye(4), index=["a", "b", "c", "d"])}
+    frames["a"].columns = ["w", "x", "y", "z"]
+    small = Cohort.from_frames(frames, outcomes, time_unit="months")
+    with pytest.raises(DataError, match="event"):
+        survcore.fit("linear", small, recipe=recipe(), fold=0)
+
+
+def test_features_named_like_an_outcome_are_warned_of(cohort):
+    frames = {"a": pd.DataFrame({"age": 1.0 * np.arange(120), "last_contact": 1.0}, index=cohort.row_ids)}
+    outcome = cohort.endpoint()
+    outcomes = pd.DataFrame({"row_id": cohort.row_ids, "time": outcome.time, "event": outcome.event})
+    leaking = Cohort.from_frames(frames, outcomes, time_unit="months")
+    with pytest.warns(UserWarning, match="'a' has columns named like an outcome: 'last_contact'"):
+        survcore.fit("linear", leaking, recipe=recipe())
+
+
+def test_recipe_errors_list_what_exists(tmp_path):
+    with pytest.raises(ValueError, match="must"):
+        load_recipe("nonsense")
+    with pytest.raises(ValueError, match=r"unknown value in \[stages.joint\]: epoch;"):
+        load_recipe("must", changes={"stages": {"joint": {"epoch": 3}}})
+    with pytest.raises(ValueError, match="unknown table"):
+        load_recipe("must", changes={"modle": {}})
+
+
+def test_quick_recipe_is_shorter():
+    full, quick = load_recipe("must"), load_recipe("must", quick=True)
+    assert sum(stage.epochs for stage in quick.stages.values()) < sum(stage.epochs for stage in full.stages.values())
+    assert full.model == quick.model

@@ -1,0 +1,264 @@
+"""The ``survcore`` command."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from survcore.errors import CheckpointError, DataError
+
+
+class _Commands(click.Group):
+    """Commands whose modules load when they are asked for, and errors told in one line instead of a traceback."""
+
+    lazy = {"bench": "survcore.benchmarks.cli:bench"}
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted([*super().list_commands(context), *self.lazy])
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name in self.lazy:
+            module, attribute = self.lazy[name].split(":")
+            return getattr(import_module(module), attribute)
+        return super().get_command(context, name)
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except (DataError, CheckpointError, FileNotFoundError, ValueError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="survcore")
+def main() -> None:
+    """Multimodal cancer-survival models that work when modalities are missing."""
+
+
+_seed = click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
+_endpoint = click.option("--endpoint", help="Endpoint of the cohort, where it has several (e.g. OS).")
+_quick = click.option("--quick", is_flag=True, help="The recipe's quick variant: fewer epochs, for a first look.")
+_recipe = click.option(
+    "--recipe",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A TOML recipe instead of the packaged one.",
+)
+_out_folder = click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the results."
+)
+_cohort = click.argument("cohort", type=click.Path(exists=True, file_okay=False, path_type=Path))
+
+
+@main.command()
+@click.option("--quick", is_flag=True, help="A smaller cohort and shorter training: under 40 s on two cores.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="survcore_demo", show_default=True)
+@_seed
+def demo(quick: bool, out: Path, seed: int) -> None:
+    """Train MUST on a simulated cohort and predict with every modality, and with each one missing.
+
+    Writes predictions.csv, results.csv, kaplan_meier.png and the model into the --out folder.
+    """
+    from survcore.demo import run_demo
+
+    run_demo(out, quick=quick, seed=seed, say=click.echo)
+
+
+@main.command()
+@click.argument("system")
+@_cohort
+@_out_folder
+@click.option("--fold", type=int, help="Leave this fold out (the fold column of the cohort).")
+@click.option("--resume", is_flag=True, help="Go on from the last epoch of a run that was broken off in --out.")
+@_endpoint
+@_recipe
+@_quick
+@_seed
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+def train(
+    system: str, cohort: Path, out: Path, fold: int | None, resume: bool, endpoint: str | None, recipe: Path | None,
+    quick: bool, seed: int, device: str,
+) -> None:  # fmt: skip
+    """Train SYSTEM (e.g. must) on the cohort folder COHORT and write the model to --out/model.
+
+    A checkpoint is kept in --out after every epoch; after a kill, the same command with --resume goes on from there.
+    """
+    from survcore.data import Cohort
+    from survcore.training import fit, load_recipe
+
+    patients = Cohort.from_folder(cohort)
+    click.echo(patients.summary())
+    plan = load_recipe(system, path=recipe, quick=quick)
+    predictor = fit(
+        system, patients, endpoint=endpoint, fold=fold, recipe=plan, seed=seed, out=out, resume=resume, device=device
+    )
+    facts = predictor.description["training"]
+    click.echo(f"trained {system} on {facts['rows']} rows ({facts['events']} events); model in {out / 'model'}")
+    for name, value in predictor.description["diagnostics"].items():
+        click.echo(f"  {name} = {value:.3f}")
+    if fold is not None:
+        _say_test_index(predictor, patients, fold, seed)
+
+
+def _say_test_index(predictor: Any, patients: Any, fold: int, seed: int) -> None:
+    from survcore.metrics import concordance_index
+
+    test = patients.where(fold=fold)
+    outcome = test.endpoint(predictor.description["run"]["endpoint"])
+    index = concordance_index(outcome.time, outcome.event > 0, predictor.predict(test, seed=seed)["risk"])
+    click.echo(f"C-index on fold {fold} ({len(test)} rows): {float(index):.3f}")
+
+
+@main.command()
+@click.argument("system")
+@_cohort
+@_out_folder
+@click.option("--resume", is_flag=True, help="Keep the folds that a broken-off run in --out has finished.")
+@_endpoint
+@_recipe
+@_quick
+@_seed
+def evaluate(
+    system: str,
+    cohort: Path,
+    out: Path,
+    resume: bool,
+    endpoint: str | None,
+    recipe: Path | None,
+    quick: bool,
+    seed: int,
+) -> None:
+    """Cross-validate SYSTEM on the cohort folder COHORT beside its unimodal versions and ridge Cox.
+
+    Every fold is tested complete and with each modality missing (own fill-in, zeros, training mean). Writes
+    metrics.csv, predictions.csv, report.md with versions and seeds, a figure, and the models of the folds.
+    """
+    from survcore.data import Cohort
+    from survcore.evaluation import evaluate as run_evaluation
+    from survcore.training import load_recipe
+
+    patients = Cohort.from_folder(cohort)
+    click.echo(patients.summary())
+    plan = load_recipe(system, path=recipe, quick=quick)
+    result = run_evaluation(
+        system, patients, out=out, endpoint=endpoint, recipe=plan, quick=quick, seed=seed, resume=resume
+    )
+    click.echo(result.summary().to_string(float_format=lambda value: f"{value:.3f}"))
+    click.echo(f"{result.facts['seconds'] / 60:.1f} minutes; report in {out / 'report.md'}")
+
+
+@main.command()
+@click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_cohort
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="CSV file to write.")
+@click.option(
+    "--fill", type=click.Choice(["own", "zeros", "mean"]), default="own", show_default=True,
+    help="How missing modalities are completed: by the system itself, by zeros, or by the training mean.",
+)  # fmt: skip
+@click.option("--months", default="12,36,60", show_default=True, help="Times at which survival is reported.")
+@click.option("--draws", default=5, show_default=True, help="Draws averaged for a completed modality.")
+@click.option("--steps", default=50, show_default=True, help="Steps of the sampler.")
+@_seed
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+def predict(
+    model: Path, cohort: Path, out: Path, fill: str, months: str, draws: int, steps: int, seed: int, device: str
+) -> None:
+    """Predict with MODEL (a folder written by train) for every row of the cohort folder COHORT.
+
+    Rows may lack any modality; outcomes are not needed. Writes one line per row: risk (higher is worse), median
+    survival and survival at --months, which modalities were there and which were completed.
+    """
+    from survcore.data import Cohort
+    from survcore.files import replacing
+    from survcore.inference import load
+
+    try:
+        times = [float(month) for month in months.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(
+            f"expected months separated by commas, got {months!r}", param_hint="--months"
+        ) from error
+    predictor = load(model, device)
+    table = predictor.predict(Cohort.from_folder(cohort), months=times, fill=fill, seed=seed, draws=draws, steps=steps)
+    with replacing(out) as temporary:
+        table.to_csv(temporary)
+    click.echo(f"{len(table)} rows ({(table['completed'] != '').sum()} with completed modalities) written to {out}")
+
+
+@main.command()
+def info() -> None:
+    """Version, build, CPU features, devices, which kernel serves each op, optional packages."""
+    from survcore._information import information, render
+
+    click.echo(render(information()))
+
+
+@main.group()
+def data() -> None:
+    """Cohort folders: prepare one from published tables, or look at one."""
+
+
+@data.group()
+def prepare() -> None:
+    """Make a cohort folder from tables as others publish them."""
+
+
+_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@prepare.command()
+@click.argument("omics", type=_file)
+@click.option("--signatures", type=_file, required=True, help="CSV of gene families, one column each (signatures.csv).")
+@click.option("--folds", type=_file, help="CSV with columns cohort, case_id, val_fold: the published test folds.")
+@click.option("--slides", type=_file, help="CSV or parquet of slide features, joined by patient barcode.")
+@click.option(
+    "--slide-columns", help="Regular expression of the slide features; by default names ending in _HE or _FFPE."
+)
+@click.option(
+    "--slide-names", type=_file, help="CSV that maps column names of --slides to feature names (BRCA's name map)."
+)
+@click.option("--name", help="Name of the cohort in --folds; by default the start of the file name of OMICS.")
+@click.option(
+    "--rest", type=click.Choice(["token", "drop"]), default="token", show_default=True,
+    help="Columns outside all gene families: a seventh token, or dropped.",
+)  # fmt: skip
+@click.option("--keep-incomplete", is_flag=True, help="Keep patients without slide features.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing cohort folder.")
+@_out_folder
+def mcat(
+    omics: Path, signatures: Path, folds: Path | None, slides: Path | None, slide_columns: str | None,
+    slide_names: Path | None, name: str | None, rest: str, keep_incomplete: bool, overwrite: bool, out: Path,
+) -> None:  # fmt: skip
+    """MCAT/PORPOISE tables: OMICS has one row per slide and columns <GENE>_rnaseq, _cnv, _mut, survival_months,
+    censorship.
+
+    Writes a cohort folder with the modalities "omics" (one token per gene family) and, with --slides, "slide" (one
+    token per tissue region), the endpoint OS in months, and the published folds.
+    """
+    from survcore.data.prepare_mcat import prepare_mcat
+
+    cohort, facts = prepare_mcat(
+        omics, signatures=signatures, folds=folds, slide_features=slides, name=name, rest=rest,
+        keep_incomplete=keep_incomplete, slide_columns=slide_columns, slide_names=slide_names,
+    )  # fmt: skip
+    cohort.to_folder(out, overwrite=overwrite)
+    for fact in facts:
+        click.echo(f"- {fact}")
+    click.echo(cohort.summary())
+    click.echo(f"written to {out}")
+
+
+@data.command("show")
+@_cohort
+def show(cohort: Path) -> None:
+    """Print what the cohort folder COHORT holds: modalities, who has what, events, follow-up."""
+    from survcore.data import Cohort
+
+    click.echo(Cohort.from_folder(cohort).summary())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

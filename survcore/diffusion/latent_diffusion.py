@@ -1,0 +1,109 @@
+"""A conditional diffusion model of one latent vector: statistics, training loss, draws."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from survcore.diffusion.denoiser import Denoiser
+from survcore.diffusion.sampler import sample
+from survcore.diffusion.schedule import NoiseSchedule
+from survcore.draws import row_normal, row_uniform, stream_seed
+
+
+class LatentDiffusion(nn.Module):
+    """Learns and draws a latent [D] given condition rows [C, D] (MUST, section 3.5).
+
+    The denoiser works on latents standardised per dimension, with the mean and standard deviation of the training rows.
+
+    Args:
+        name: separates the random draws of several models of one system.
+        denoiser: predicts the noise.
+        schedule: of the noise.
+    """
+
+    def __init__(self, name: str, denoiser: Denoiser, schedule: NoiseSchedule) -> None:
+        super().__init__()
+        self.name = name
+        self.denoiser = denoiser
+        self.schedule = schedule
+        self.register_buffer("mean", torch.zeros(denoiser.width))
+        self.register_buffer("deviation", torch.ones(denoiser.width))
+        self.register_buffer("training_rows", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("alpha_bar", schedule.alpha_bar().float(), persistent=False)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the statistics of training rows are stored."""
+        return bool(self.training_rows > 0)
+
+    @torch.no_grad()
+    def fit_statistics(self, latents: Tensor) -> None:
+        """Store mean and standard deviation of training latents [n, D].
+
+        Raises:
+            ValueError: no rows.
+        """
+        if not len(latents):
+            raise ValueError(f"no training row has {self.name!r}: its latent cannot be learned")
+        self.mean.copy_(latents.mean(0))
+        # A dimension that never varies is left unscaled rather than divided by nothing.
+        deviation = latents.std(0, correction=0)
+        self.deviation.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
+        self.training_rows.fill_(len(latents))
+
+    def loss(self, latents: Tensor, condition: Tensor, row_key: Tensor, *, seed: int, repeats: int = 1) -> Tensor:
+        """Mean squared error of the prediction, a mean over dimensions (MUST, eq. 19, where the noise is predicted).
+
+        Args:
+            latents: [n, D], as :meth:`fit_statistics` saw them.
+            condition: [n, C, D].
+            row_key: int64 [n]; timesteps and noise of a row depend on (seed, row) only.
+            seed: of the draws.
+            repeats: noisy versions per row, with timesteps spread evenly over the schedule.
+        """
+        clean = ((latents - self.mean) / self.deviation).unsqueeze(1)
+        uniform = row_uniform(stream_seed(seed, "timestep", self.name), row_key, repeats)
+        timesteps = ((torch.arange(repeats) + uniform) * (self.schedule.timesteps / repeats)).long()
+        timesteps = timesteps.clamp(max=self.schedule.timesteps - 1).to(clean.device)
+        noise = row_normal(stream_seed(seed, "noise", self.name), row_key, repeats, clean.shape[-1]).to(clean)
+        signal = self.alpha_bar[timesteps].unsqueeze(-1)
+        noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
+        target = self.schedule.target(clean, noise, signal)
+        return nn.functional.mse_loss(self.denoiser(noisy, timesteps, condition), target)
+
+    @torch.no_grad()
+    def draw(
+        self, condition: Tensor, row_key: Tensor, *, seed: int, draws: int = 5, num_steps: int = 50, eta: float = 0.0
+    ) -> Tensor:
+        """Latents [n, draws, D] for conditions [n, C, D] in one sampler call; they depend on (seed, row, draw) only.
+
+        Raises:
+            RuntimeError: the model has not been trained.
+            ValueError: ``draws`` below 1 or ``num_steps`` out of range.
+        """
+        if not self.fitted:
+            raise RuntimeError(f"the diffusion model of {self.name!r} has not been trained")
+        if draws < 1:
+            raise ValueError(f"draws must be at least 1, got {draws}")
+        rows, width = condition.shape[0], condition.shape[-1]
+        index = torch.arange(rows, device=condition.device).repeat_interleave(draws)
+        # A seed per draw: the first five of ten draws are the five draws.
+        normal = [self._normal(seed, draw, row_key, 1 + (num_steps if eta > 0 else 0), width) for draw in range(draws)]
+        normal = torch.stack(normal, dim=1).flatten(0, 1).to(condition)
+        step_noise = normal[:, 1:].transpose(0, 1) if eta > 0 else None
+        latents = sample(
+            self.denoiser,
+            normal[:, 0],
+            condition,
+            index,
+            schedule=self.schedule,
+            num_steps=num_steps,
+            eta=eta,
+            step_noise=step_noise,
+        )
+        return (latents * self.deviation + self.mean).unflatten(0, (rows, draws))
+
+    def _normal(self, seed: int, draw: int, row_key: Tensor, steps: int, width: int) -> Tensor:
+        """Standard normals [n, steps, D] of one draw."""
+        return row_normal(stream_seed(seed, "draw", self.name, draw), row_key, steps, width)

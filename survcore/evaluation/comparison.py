@@ -1,0 +1,74 @@
+"""Fold means with bootstrap intervals, and paired differences on the same patients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from survcore.draws import stream_seed
+from survcore.metrics import concordance_index
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % percentile interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+    @property
+    def signed(self) -> str:
+        """The same, with signs, for differences."""
+        return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
+
+
+class FoldBootstrap:
+    """Resamples of patients within each fold, the same for every set of risks.
+
+    The C-index compares risks of one trained model only, so patients are drawn within folds and the fold values
+    averaged; the interval shows the sampling of test patients, not the retraining of the model.
+
+    Args:
+        outcomes: DataFrame indexed by row id with columns fold, patient, time, event (bool).
+        draws: number of resamples.
+        seed: of the resamples.
+    """
+
+    def __init__(self, outcomes: pd.DataFrame, *, draws: int = 1000, seed: int = 0) -> None:
+        self.outcomes = outcomes
+        self.samples: list[list[np.ndarray]] = []
+        for fold, rows in outcomes.groupby("fold", sort=True):
+            generator = np.random.default_rng(stream_seed(seed, "bootstrap", int(fold)))
+            positions = outcomes.index.get_indexer(rows.index)
+            members = [positions[places] for places in rows.groupby("patient", sort=True).indices.values()]
+            single = len(members) == len(positions)
+            samples = [positions]
+            for _ in range(draws):
+                chosen = generator.integers(len(members), size=len(members))
+                samples.append(positions[chosen] if single else np.concatenate([members[i] for i in chosen]))
+            self.samples.append(samples)
+        self._cache: dict[int, np.ndarray] = {}
+
+    def fold_means(self, risk: pd.Series) -> np.ndarray:
+        """Mean C-index over folds of the data themselves (first) and of every resample; risk is indexed by row id."""
+        values = risk.reindex(self.outcomes.index).to_numpy()
+        time, event = self.outcomes["time"].to_numpy(), self.outcomes["event"].to_numpy()
+        known = ~np.isnan(values)
+        indices = np.empty((len(self.samples), len(self.samples[0])))
+        for fold, samples in enumerate(self.samples):
+            for draw, rows in enumerate(samples):
+                rows = rows[known[rows]]
+                indices[fold, draw] = float(concordance_index(time[rows], event[rows], values[rows]))
+        return np.nanmean(indices, axis=0)
+
+    @staticmethod
+    def interval(means: np.ndarray) -> Interval:
+        """The value and its interval from :meth:`fold_means` (or a difference of two)."""
+        low, high = np.nanpercentile(means[1:], [2.5, 97.5])
+        return Interval(float(means[0]), float(low), float(high))

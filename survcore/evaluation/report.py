@@ -1,0 +1,124 @@
+"""report.md: the table a reader wants first, what it is compared with, and how it came about."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from survcore.evaluation.comparison import FoldBootstrap
+from survcore.files import replacing
+from survcore.plots import save_kaplan_meier_by_risk
+
+_KEYS = ["model", "scenario", "fill"]
+_PACKAGES = ("survcore", "torch", "numpy", "pandas", "lifelines")
+
+
+def write_report(folder: Path, metrics: pd.DataFrame, predictions: pd.DataFrame, facts: dict[str, Any]) -> None:
+    """Write report.md and its figure into ``folder``."""
+    system = facts["system"]
+    complete = predictions[(predictions["model"] == system) & (predictions["scenario"] == "complete")].set_index(
+        "row_id"
+    )
+    bootstrap = FoldBootstrap(complete[["fold", "patient", "time", "event"]], seed=facts["seed"])
+    means = {
+        key: bootstrap.fold_means(rows.set_index("row_id")["risk"])
+        for key, rows in predictions.groupby(_KEYS, sort=False)
+    }
+    # Risks of different folds come from different models: each fold is split at its own median.
+    high = complete.groupby("fold")["risk"].transform(lambda risk: risk > risk.median())
+    save_kaplan_meier_by_risk(
+        folder / "kaplan_meier.png", complete["time"], complete["event"], high, title=f"{system}, out of fold: complete"
+    )
+    lines = [
+        f"# {system} on {facts['cohort']}",
+        "",
+        f"{facts['rows']} rows, {facts['events']} events of {facts['endpoint']}, {len(facts['folds'])} folds, "
+        f"modalities {', '.join(facts['modalities'])}; seed {facts['seed']}, "
+        f"{'quick' if facts['quick'] else 'full'} recipe, {facts['seconds'] / 60:.1f} minutes.",
+        "",
+        "## Concordance index (Harrell) on the test folds",
+        "",
+        "Mean and standard deviation over folds; 95 % interval from a bootstrap of test patients within folds.",
+        "",
+        *_table(metrics, means, bootstrap, facts["folds"]),
+        "",
+        "## Paired differences on the same patients",
+        "",
+        *_differences(system, metrics, predictions, bootstrap),
+        "",
+        "An interval that covers 0 does not separate the two on this cohort.",
+        "",
+        "![Kaplan-Meier curves by median risk](kaplan_meier.png)",
+        "",
+        *_training(facts),
+        "",
+        "## Versions",
+        "",
+        f"Python {platform.python_version()}, " + ", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
+        "",
+    ]
+    with replacing(folder / "report.md") as temporary:
+        temporary.write_text("\n".join(lines))
+
+
+def _table(
+    metrics: pd.DataFrame, means: dict[Any, np.ndarray], bootstrap: FoldBootstrap, folds: list[int]
+) -> list[str]:
+    header = ["model", "scenario", "fill", "C-index", "95 % interval", *(f"fold {fold}" for fold in folds)]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    for key, rows in metrics.groupby(_KEYS, sort=False):
+        values = rows.set_index("fold")["c_index"]
+        interval = bootstrap.interval(means[key])
+        cells = [*key, f"{values.mean():.3f} +- {values.std():.3f}", f"{interval.low:.3f} to {interval.high:.3f}"]
+        lines.append("| " + " | ".join([*cells, *(f"{values.get(fold, np.nan):.3f}" for fold in folds)]) + " |")
+    return lines
+
+
+def _differences(system: str, metrics: pd.DataFrame, predictions: pd.DataFrame, bootstrap: FoldBootstrap) -> list[str]:
+    """The complete system against each rival, and each own fill-in against the simple ones, on the rows both have."""
+    risks = {key: rows.set_index("row_id")["risk"] for key, rows in predictions.groupby(_KEYS, sort=False)}
+    pairs = [((system, "complete", ""), key) for key in risks if key[0] != system]
+    for key in risks:
+        if key[0] == system and key[2] == "own":
+            pairs += [(key, (system, key[1], fill)) for fill in ("mean", "zeros")]
+    lines = ["| first | second | difference of the fold means (95 % interval) |", "|---|---|---|"]
+    for first, second in pairs:
+        shared = risks[first].index.intersection(risks[second].index)
+        ours, theirs = (bootstrap.fold_means(risks[key].loc[shared]) for key in (first, second))
+        lines.append(f"| {_name(first)} | {_name(second)} | {bootstrap.interval(ours - theirs).signed} |")
+    return lines
+
+
+def _name(key: tuple[str, str, str]) -> str:
+    model, scenario, fill = key
+    return model + (f", {scenario}" if scenario != "complete" else "") + (f" ({fill})" if fill else "")
+
+
+def _training(facts: dict[str, Any]) -> list[str]:
+    lines = ["## Training", ""]
+    for fold, training in facts["training"].items():
+        imputed = {name: count for name, count in training["imputed_entries"].items() if count}
+        lines.append(
+            f"- fold {fold}: {training['rows']} rows ({training['events']} events) trained, "
+            f"{training['validation_rows']} chose the checkpoint"
+            + (f"; entries imputed from training statistics: {imputed}" if imputed else "")
+        )
+    for model, chosen in facts["penalizers"].items():
+        lines.append(f"- {model}: penalizer by fold {list(chosen.values())}")
+    diagnostics = pd.DataFrame(facts["diagnostics"]).T
+    if not diagnostics.empty:
+        lines += ["", "Invariants on the training rows, mean over folds:", "", "| quantity | mean |", "|---|---|"]
+        lines += [f"| {name} | {value:.3f} |" for name, value in diagnostics.mean().items()]
+    return lines
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"

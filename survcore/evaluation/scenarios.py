@@ -1,0 +1,44 @@
+"""Which modalities are taken away at test time, and how the system fills them in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from survcore.data.cohort import Cohort
+from survcore.models.base import FILLS
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One way to look at the test rows.
+
+    Attributes:
+        name: "complete", "without <modality>" or "only <modality>".
+        absent: the modalities taken away.
+        fill: how the system completes them; empty for the complete scenario.
+    """
+
+    name: str
+    absent: tuple[str, ...] = ()
+    fill: str = ""
+
+    def apply(self, cohort: Cohort) -> Cohort:
+        """The cohort as this scenario shows it; rows that would be left with nothing are dropped."""
+        for modality in self.absent:
+            cohort = cohort.without(modality)
+        return cohort.select(cohort.availability.any(axis=1)) if self.absent else cohort
+
+
+def scenarios(modalities: Sequence[str]) -> list[Scenario]:
+    """Complete, each modality missing, from three modalities on each one alone; every fill at the same weights."""
+    found = [Scenario("complete")]
+    if len(modalities) < 2:
+        return found
+    for modality in modalities:
+        found += [Scenario(f"without {modality}", (modality,), fill) for fill in FILLS]
+    if len(modalities) > 2:
+        for modality in modalities:
+            others = tuple(name for name in modalities if name != modality)
+            found += [Scenario(f"only {modality}", others, fill) for fill in FILLS]
+    return found

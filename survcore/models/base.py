@@ -1,0 +1,151 @@
+"""The protocol that every system speaks: encode what is there, complete what is missing, predict, and say its losses.
+
+The training loop, evaluation, prediction and export know nothing else about a system, so a new one is one file in this
+folder and one recipe.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from survcore.batch import Batch, ModalityInput
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training, as a recipe states it.
+
+    Attributes:
+        name: the stage's name in the system's own words.
+        epochs: passes at most; early stopping may end it sooner.
+        learning_rate, weight_decay: of AdamW.
+        batch_size: rows per forward pass.
+        accumulate: batches per optimiser step.
+        steps_per_epoch: batches in an epoch; 0 means one pass over the training rows.
+        patience: epochs without a better validation value before the stage ends; 0 never ends it early.
+        monitor: name of the loss part watched on the validation rows (lower is better); the best epoch's weights are
+            kept.
+        cached: the stage trains on frozen latents, computed once per row by :meth:`System.latents`.
+    """
+
+    name: str
+    epochs: int
+    learning_rate: float
+    weight_decay: float = 0.0
+    batch_size: int = 32
+    accumulate: int = 1
+    steps_per_epoch: int = 0
+    patience: int = 0
+    monitor: str = "loss"
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoders make of the modalities that are there: named parts, and who has what (bool [B, M])."""
+
+    parts: dict[str, Tensor]
+    availability: Tensor
+    row_key: Tensor
+
+
+@dataclass(frozen=True)
+class Completed:
+    """Every part the head needs, and how each modality came about.
+
+    Attributes:
+        parts: named tensors ready for :meth:`System.predict`.
+        completed: bool [B, M], modalities that were absent and have been filled in.
+        fill: how they were filled ("own", "zeros" or "mean").
+    """
+
+    parts: dict[str, Tensor]
+    completed: Tensor
+    fill: str
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of a batch: ``loss`` is minimised, ``parts`` are reported, ``risk`` [B], if known, feeds the C-index."""
+
+    loss: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    risk: Tensor | None = None
+
+
+FILLS = ("own", "zeros", "mean")
+
+
+class System(nn.Module, ABC):
+    """Base of the published systems.
+
+    A subclass is built from the inputs it will see, the number of time bins and its settings, all JSON-able, so that
+    a saved model can be rebuilt from its description.
+    """
+
+    name: ClassVar[str]
+    takes_missing_entries: ClassVar[bool] = False
+    modality_kinds: ClassVar[frozenset[str]]
+
+    def __init__(self, inputs: Sequence[ModalityInput], bins: int, settings: dict[str, Any]) -> None:
+        super().__init__()
+        for modality in inputs:
+            if modality.kind not in self.modality_kinds:
+                raise ValueError(
+                    f"{self.name} takes modalities of kind {', '.join(sorted(self.modality_kinds))}; "
+                    f"{modality.name!r} is of kind {modality.kind!r}"
+                )
+        self.inputs = tuple(inputs)
+        self.bins = bins
+        self.settings = dict(settings)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities in the order of the columns of ``availability``."""
+        return tuple(modality.name for modality in self.inputs)
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> Encoded:
+        """Encode the modalities that each row has."""
+
+    @abstractmethod
+    def complete(
+        self, encoded: Encoded, *, fill: str = "own", seed: int = 0, draws: int = 5, steps: int = 50
+    ) -> Completed:
+        """Fill in what is absent: the system's own way ("own"), "zeros", or the training "mean"; all at the same
+        weights.
+
+        ``draws`` and ``steps`` matter to systems that sample; draws of a row depend on (seed, row) only.
+        """
+
+    @abstractmethod
+    def predict(self, completed: Completed) -> dict[str, Tensor]:
+        """Outputs of the task heads by name; the discrete-hazard head gives ``hazard_logits`` [B, K]."""
+
+    @abstractmethod
+    def stages(self) -> tuple[str, ...]:
+        """The stages this instance trains through, in order (a stage without purpose for its inputs is left out)."""
+
+    @abstractmethod
+    def stage_parameters(self, stage: str) -> list[nn.Parameter]:
+        """The parameters a stage trains; all others are frozen in it."""
+
+    def start_stage(self, stage: str, latents: dict[str, Tensor], availability: Tensor) -> None:
+        """Called once before a cached stage with the latents of all training rows, e.g. to store their statistics."""
+
+    def latents(self, batch: Batch) -> dict[str, Tensor]:
+        """Frozen parts of each row for cached stages, [B, ...] each (none by default)."""
+        return {}
+
+    @abstractmethod
+    def losses(self, batch: Batch, stage: str, *, seed: int = 0) -> Losses:
+        """Losses of a batch in a stage; every draw of a row depends on (seed, row) only."""
+
+    def diagnostics(self, batch: Batch) -> dict[str, float]:
+        """Invariants of the system on a batch, for the report after training (empty by default)."""
+        return {}

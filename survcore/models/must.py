@@ -1,0 +1,266 @@
+"""MUST: modality-specific representations by low-rank algebra; missing ones are drawn by latent diffusion.
+
+After "MUST: Modality-Specific Representation-Aware Transformer" (arXiv 2603.26071), for any number of modalities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from survcore.batch import Batch, ModalityInput
+from survcore.diffusion import Denoiser, LatentDiffusion, NoiseSchedule
+from survcore.draws import row_normal, stream_seed
+from survcore.models.base import FILLS, Completed, Encoded, Losses, System
+from survcore.models.must_encoder import MUSTEncoder, owners
+from survcore.models.must_settings import MUSTSettings
+from survcore.models.settings import read_settings
+from survcore.nn import SharedSubspace, feed_forward, project
+from survcore.nn.rows import Rows, take_keys, take_rows
+from survcore.ops import LowRankDecomposition, discrete_hazard_nll, hazard_risk, low_rank_decompose
+
+
+class MUST(System):
+    """The MUST system on vectors, panels, embeddings and tokens.
+
+    Notation of the paper: g_m "whole", u_hat_m "specific", c_hat_{m<-n} "cross" (queries of m, keys and values of n),
+    and the "shared" part: the mean of all c_hat where a row has every modality, else recovered as the mean over the
+    modalities it has of P (g_m - u_hat_m) (equation 20; zero for a row that has none). It never depends on how u is
+    filled in.
+
+    Stages: "warm_up" trains tokenizers and g with heads that are not used again (equation 12), "joint" everything up to
+    the head (equation 16), "diffusion" one denoiser per modality on frozen u_hat (equation 19). A row that lacks a
+    modality has zeros for its u_hat; it enters the survival loss and those algebraic terms whose modalities it has.
+    """
+
+    name = "must"
+    modality_kinds = frozenset({"vector", "panel", "embedding", "tokens"})
+
+    def __init__(self, inputs: Sequence[ModalityInput], bins: int, settings: dict[str, Any]) -> None:
+        super().__init__(inputs, bins, settings)
+        options = self.options = read_settings(MUSTSettings, settings, self.name)
+        width, count, dropout = options.width, len(self.inputs), options.head_dropout
+        self.encoder = MUSTEncoder(self.inputs, options)
+        self.subspace = SharedSubspace(width, options.rank, options.basis)
+        self.head = feed_forward((count + 1) * width, width, bins, dropout)
+        self.warm_up_heads = nn.ModuleList(feed_forward(2 * width, width, bins, dropout) for _ in self.inputs)
+        # A modality is drawn given the others: with one there is nothing to draw it from.
+        drawn = self.modalities if count > 1 else ()
+        self.diffusion = nn.ModuleList(self._latent_diffusion(name) for name in drawn)
+
+    # ---- the protocol: encode, complete, predict
+
+    def encode(self, batch: Batch) -> Encoded:
+        """Parts "whole", "specific", "recovered" [B, M, D], "cross" [B, M, M, D], "shared" [B, D]; absent is 0."""
+        return self._decompose(batch)[0]
+
+    def complete(
+        self, encoded: Encoded, *, fill: str = "own", seed: int = 0, draws: int = 5, steps: int = 50
+    ) -> Completed:
+        """Fill in the specific part of absent modalities; the shared part is the same for every fill.
+
+        "own" draws ``draws`` times with ``steps`` DDIM steps, projects each draw by I - P and averages; the part
+        "draws" [B, draws, M, D] then holds the specific parts of each. "mean" is the mean of u_hat over the training
+        rows.
+
+        Raises:
+            ValueError: unknown fill.
+            RuntimeError: something is missing that only the stage "diffusion", which has not run, could fill in.
+        """
+        if fill not in FILLS:
+            raise ValueError(f"fill must be one of {', '.join(FILLS)}, got {fill!r}")
+        absent = ~encoded.availability
+        specific, shared = encoded.parts["specific"].clone(), encoded.parts["shared"]
+        parts = {"specific": specific, "shared": shared}
+        if fill == "own":
+            parts["draws"] = specific.unsqueeze(1).repeat(1, draws, 1, 1)
+        for index in range(len(self.modalities)):
+            rows = absent[:, index].nonzero().squeeze(1)
+            if fill == "zeros" or not len(rows):
+                continue
+            model = self._trained_diffusion(index, len(rows))
+            if fill == "mean":
+                specific[rows, index] = model.mean
+                continue
+            condition, keys = self._condition(index, shared[rows]), take_keys(encoded.row_key, rows)
+            drawn = model.draw(condition, keys, seed=seed, draws=draws, num_steps=steps, eta=self.options.eta)
+            drawn = drawn - project(drawn, self.subspace.basis)
+            parts["draws"][rows, :, index] = drawn
+            specific[rows, index] = drawn.mean(1)
+        return Completed(parts, absent, fill)
+
+    def predict(self, completed: Completed) -> dict[str, Tensor]:
+        """``hazard_logits`` [B, K]."""
+        return {"hazard_logits": self._hazard_logits(completed.parts["specific"], completed.parts["shared"])}
+
+    # ---- the protocol: training
+
+    def stages(self) -> tuple[str, ...]:
+        return ("warm_up", "joint", "diffusion") if self.diffusion else ("warm_up", "joint")
+
+    def stage_parameters(self, stage: str) -> list[nn.Parameter]:
+        self._check_stage(stage)
+        modules = {
+            "warm_up": (self.encoder.tokenizers, self.encoder.whole, self.warm_up_heads),
+            "joint": (self.encoder, self.subspace, self.head),
+            "diffusion": tuple(model.denoiser for model in self.diffusion),
+        }
+        return [parameter for module in modules[stage] for parameter in module.parameters()]
+
+    def latents(self, batch: Batch) -> dict[str, Tensor]:
+        """All that the stage "diffusion" reads: "specific" and "recovered" [B, M, D] and "shared" [B, D]."""
+        parts = self.encode(batch).parts
+        return {name: parts[name] for name in ("specific", "recovered", "shared")}
+
+    def start_stage(self, stage: str, latents: dict[str, Tensor], availability: Tensor) -> None:
+        """Before "diffusion": store the statistics of each modality's u_hat over the rows that have it."""
+        self._check_stage(stage)
+        if stage == "diffusion":
+            for index, model in enumerate(self.diffusion):
+                model.fit_statistics(latents["specific"][availability[:, index], index])
+
+    def losses(self, batch: Batch, stage: str, *, seed: int = 0) -> Losses:
+        """Parts are "survival", in the joint stage its three others, and "diffusion/<modality>" in the last one."""
+        self._check_stage(stage)
+        return {"warm_up": self._warm_up, "joint": self._joint, "diffusion": self._diffuse}[stage](batch, seed)
+
+    @torch.no_grad()
+    def diagnostics(self, batch: Batch) -> dict[str, float]:
+        """Mean cosines over the rows that own the parts: does the decomposition hold (the paper's figures 5 and 10)?"""
+        parts = self.encode(batch).parts
+        whole, specific, cross = parts["whole"], parts["specific"], parts["cross"]
+        owned = batch.availability
+        found: dict[str, float] = {}
+
+        def add(name: str, left: Tensor, right: Tensor, rows: Tensor) -> None:
+            if rows.any():
+                found[f"cos({name})"] = functional.cosine_similarity(left[rows], right[rows], dim=-1).mean().item()
+
+        for first, second in combinations(range(len(self.modalities)), 2):
+            a, b = self.modalities[first], self.modalities[second]
+            both = owned[:, first] & owned[:, second]
+            add(f"specific {a}, specific {b}", specific[:, first], specific[:, second], both)
+            add(f"shared {a}<-{b}, shared {b}<-{a}", cross[:, first, second], cross[:, second, first], both)
+            add(f"whole {a}, whole {b}", whole[:, first], whole[:, second], both)
+        for index, name in enumerate(self.modalities):
+            others = owned.sum(1) - 1
+            rebuilt = specific[:, index] + cross[:, :, index].sum(1) / others.clamp(min=1).unsqueeze(-1)
+            add(f"whole {name}, specific {name} + shared", whole[:, index], rebuilt, owned[:, index] & (others > 0))
+        return found
+
+    # ---- the stages
+
+    def _warm_up(self, batch: Batch, seed: int) -> Losses:
+        total = batch.availability.new_zeros((), dtype=torch.float32)
+        for index, rows, whole in self.encoder.wholes(batch):
+            noise_seed = stream_seed(seed, "warm_up", self.modalities[index])
+            noise = row_normal(noise_seed, take_keys(batch.row_key, rows), whole.shape[1]).to(whole)
+            logits = self.warm_up_heads[index](torch.cat((whole, self.options.warm_up_noise * noise), dim=1))
+            total = total + self._survival(logits, batch, rows)
+        return Losses(total, {"survival": total.detach()})
+
+    def _joint(self, batch: Batch, seed: int) -> Losses:
+        encoded, algebra = self._decompose(batch)
+        logits = self._hazard_logits(encoded.parts["specific"], encoded.parts["shared"])
+        survival = self._survival(logits, batch, slice(None))
+        total = (
+            survival
+            + self.options.decomposition_weight * algebra.decomposition_loss
+            + self.options.shared_weight * algebra.shared_loss
+            + self.options.orthogonality_weight * algebra.orthogonality_loss
+        )
+        parts = {
+            "survival": survival.detach(),
+            "decomposition": algebra.decomposition_loss.detach(),
+            "shared": algebra.shared_loss.detach(),
+            "orthogonality": algebra.orthogonality_loss.detach(),
+        }
+        return Losses(total, parts, hazard_risk(logits.detach()))
+
+    def _diffuse(self, batch: Batch, seed: int) -> Losses:
+        specific, owned = batch.latents["specific"], batch.availability
+        total, parts = specific.new_zeros(()), {}
+        for index, rows in owners(owned):
+            shared = self._training_condition(batch.latents, owned, index)
+            condition = self._condition(index, shared[rows])
+            latents, keys = specific[rows, index], take_keys(batch.row_key, rows)
+            loss = self.diffusion[index].loss(latents, condition, keys, seed=seed, repeats=self.options.noise_repeats)
+            parts[f"diffusion/{self.modalities[index]}"] = loss.detach()
+            total = total + loss
+        return Losses(total, parts)
+
+    def _training_condition(self, latents: dict[str, Tensor], owned: Tensor, index: int) -> Tensor:
+        """Shared part [B, D] on which the denoiser of a modality is trained."""
+        if self.options.diffusion_condition == "shared":
+            return latents["shared"]
+        others = owned.clone()
+        others[:, index] = False
+        recovered = torch.where(others.unsqueeze(-1), latents["recovered"], 0.0).sum(1)
+        # A row that owns nothing else keeps its own shared part as a surrogate (the paper's supplement 8.2).
+        count = others.sum(1, keepdim=True)
+        return torch.where(count > 0, recovered / count.clamp(min=1), latents["shared"])
+
+    # ---- the parts
+
+    def _decompose(self, batch: Batch) -> tuple[Encoded, LowRankDecomposition]:
+        """Representations of a batch and the algebra over them (equations 8 to 10)."""
+        owned = batch.availability
+        whole, specific, cross = self.encoder(batch)
+        # Read once: an orthonormal basis is computed from its parameters at every access.
+        basis = self.subspace.basis
+        algebra = low_rank_decompose(basis, whole, specific, cross, owned)
+        recovered = (whole - algebra.specific).transpose(0, 1)
+        if self.options.project_recovered:
+            recovered = project(recovered, basis)
+        recovered = torch.where(owned.unsqueeze(-1), recovered, 0.0)
+        shared = recovered.sum(1) / owned.sum(1, keepdim=True).clamp(min=1)
+        if self.encoder.pairs:
+            shared = torch.where(
+                owned.all(1, keepdim=True), algebra.cross.sum((0, 1)) / len(self.encoder.pairs), shared
+            )
+        parts = {
+            "whole": whole.transpose(0, 1),
+            "specific": algebra.specific.transpose(0, 1),
+            "cross": algebra.cross.permute(2, 0, 1, 3),
+            "recovered": recovered,
+            "shared": shared,
+        }
+        return Encoded(parts, owned, batch.row_key), algebra
+
+    def _condition(self, index: int, shared: Tensor) -> Tensor:
+        """[shared; CLS_u] of a modality, [n, 2, D]; the class token is frozen here."""
+        class_token = self.encoder.class_token(index).detach()
+        return torch.stack((shared, class_token.expand_as(shared)), dim=1)
+
+    def _hazard_logits(self, specific: Tensor, shared: Tensor) -> Tensor:
+        """phi([u_hat_1; shared; u_hat_2; ...]) (equation 11)."""
+        first, *others = specific.unbind(1)
+        return self.head(torch.cat((first, shared, *others), dim=1))
+
+    def _survival(self, logits: Tensor, batch: Batch, rows: Rows) -> Tensor:
+        target = batch.target
+        if target is None:
+            raise ValueError("a training batch needs a target")
+        time_bin, event, weights = target.time_bin[rows], target.event[rows], take_rows(batch.weights, rows)
+        return discrete_hazard_nll(logits, time_bin, event, weights=weights, form=self.options.likelihood)
+
+    def _latent_diffusion(self, name: str) -> LatentDiffusion:
+        options = self.options
+        denoiser = Denoiser(options.width, options.denoiser_layers, options.denoiser_heads, options.denoiser_attention)
+        return LatentDiffusion(name, denoiser, NoiseSchedule(options.timesteps, prediction=options.denoiser_prediction))
+
+    def _trained_diffusion(self, index: int, rows: int) -> LatentDiffusion:
+        """The diffusion model that fills in a modality absent from some rows."""
+        if not self.diffusion or not self.diffusion[index].fitted:
+            reason = "the stage 'diffusion' has not run" if self.diffusion else "the model knows no other modality"
+            raise RuntimeError(f"{self.modalities[index]!r} is absent in {rows} rows and cannot be filled in: {reason}")
+        return self.diffusion[index]
+
+    def _check_stage(self, stage: str) -> None:
+        if stage not in self.stages():
+            raise ValueError(f"{self.name} has no stage {stage!r} here; it has: {', '.join(self.stages())}")

@@ -1,0 +1,152 @@
+"""Negative log-likelihood of discrete-time hazards, and the survival curve and the risk that follow from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from survcore import _library
+from survcore.ops._autograd import differentiable
+from survcore.reference import discrete_hazard_nll as _reference
+
+_NO_WEIGHTS = torch.empty(0)
+
+
+def discrete_hazard_nll(
+    logits: Tensor,
+    time_bin: Tensor,
+    event: Tensor,
+    *,
+    weights: Tensor | None = None,
+    censored: str = "end",
+    form: str = "likelihood",
+    alpha: float = 0.0,
+    reduction: str = "mean",
+    validate: bool = False,
+) -> Tensor:
+    """Negative log-likelihood of discrete-time hazards h_j = sigmoid(logits_j) over K time bins.
+
+    A row with an event in bin k contributes ``-[log h_k + sum_{j<k} log(1 - h_j)]``, a row censored in bin k
+    ``-sum_{j<=k} log(1 - h_j)``: the logistic hazard likelihood (Gensheimer and Narasimhan 2019; Kvamme and Borgan
+    2019) in the convention of MCAT, PORPOISE, SurvPath and MUST. Bins after k, and rows of weight 0, are never read.
+    Infinite logits give the limit of the formula, NaN gives NaN. A ``time_bin`` outside 0..K-1 or a NaN event makes
+    its row NaN.
+
+    Args:
+        logits: hazard logits [B, K], float32 or float64; float16 and bfloat16 are computed in float32.
+        time_bin: int64 [B], bin of the event or of censoring.
+        event: [B], bool, integer or floating; 0 is censored, anything else an event.
+        weights: case weights [B], at least 0; None means 1.
+        censored: "end": a censored row survived its own bin; "start": only the bins before it.
+        form: "likelihood", or "must_eq6": MUST's eq. 6 as printed, where an event row contributes ``-log h_k`` only.
+        alpha: weight moved from censored to event rows, MCAT's ``(1 - alpha) * nll + alpha * event_part``.
+        reduction: "mean" = ``sum(w l) / sum(w)`` (0 for an empty batch), "sum", or "none" = ``w l`` per row.
+        validate: check the values first (synchronises with the device) and raise an error that names the row.
+
+    Returns:
+        The loss, a scalar or [B] for reduction "none"; float32 for half-precision logits, else the type of the logits.
+
+    Raises:
+        ValueError: shapes or options are wrong; with ``validate``, an out-of-range bin, an event other than 0 and 1, a
+            NaN logit or a negative weight.
+        TypeError: logits are not floating, or time_bin is not int64.
+    """
+    rows = _check(logits, time_bin, event, weights, censored, form, reduction)
+    if weights is None:
+        weights = _NO_WEIGHTS if logits.device == _NO_WEIGHTS.device else logits.new_empty(0)
+    if validate:
+        _check_values(logits, time_bin, event, weights, rows)
+    return _apply(logits, time_bin, event, weights, censored, form, float(alpha), reduction)[0]
+
+
+def hazard_survival(logits: Tensor) -> Tensor:
+    """Survival at the end of each bin, S(k) = prod_{j<=k} (1 - h_j): [..., K] from hazard logits [..., K]."""
+    return torch.exp(logsigmoid(-logits).cumsum(-1))
+
+
+def hazard_risk(logits: Tensor) -> Tensor:
+    """Risk score -sum_k S(k), higher is worse: [...] from hazard logits [..., K] (MCAT, PORPOISE, MUST)."""
+    return -hazard_survival(logits).sum(-1)
+
+
+def _check(
+    logits: Tensor, time_bin: Tensor, event: Tensor, weights: Tensor | None, censored: str, form: str, reduction: str
+) -> int:
+    if logits.dim() != 2 or logits.shape[1] == 0:
+        raise ValueError(f"logits must be [B, K] with K >= 1, got shape {tuple(logits.shape)}")
+    if not logits.is_floating_point():
+        raise TypeError(f"logits must be floating, got {logits.dtype}")
+    if time_bin.dtype != torch.int64:
+        hint = "; time bins are indices, not times" if time_bin.is_floating_point() else ""
+        raise TypeError(f"time_bin must be int64, got {time_bin.dtype}{hint}")
+    rows = logits.shape[0]
+    for name, value in (("time_bin", time_bin), ("event", event), ("weights", weights)):
+        if value is not None and (value.dim() != 1 or value.shape[0] != rows):
+            raise ValueError(f"{name} must have one entry per row of logits, [{rows}], got shape {tuple(value.shape)}")
+    if censored not in ("start", "end"):
+        raise ValueError(f"censored must be 'start' or 'end', got {censored!r}")
+    if form not in ("likelihood", "must_eq6"):
+        raise ValueError(f"form must be 'likelihood' or 'must_eq6', got {form!r}")
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    return rows
+
+
+def _check_values(logits: Tensor, time_bin: Tensor, event: Tensor, weights: Tensor, rows: int) -> None:
+    bins = logits.shape[1]
+    checks = [
+        ((time_bin < 0) | (time_bin >= bins), time_bin, f"time_bin must be in 0..{bins - 1}"),
+        ((event != 0) & (event != 1), event, "event must be 0 (censored) or 1"),
+        (logits.isnan().any(1), logits, "logits must not be NaN"),
+    ]
+    if weights.numel():
+        checks.append((~(weights >= 0), weights, "weights must be at least 0"))
+    for wrong, values, expected in checks:
+        if wrong.any():
+            row = int(wrong.nonzero()[0, 0])
+            raise ValueError(
+                f"{expected}, got {values[row].tolist()} in row {row} (of {int(wrong.sum())} such rows of {rows})"
+            )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    logits, time_bin, event, weights, *ctx.options = inputs
+    ctx.save_for_backward(logits, time_bin, event, weights, output[1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad_loss: Tensor | None, _grad_divisor: Tensor | None) -> tuple[Any, ...]:
+    if grad_loss is None:
+        return (None,) * 8
+    grad_logits = torch.ops.survcore.discrete_hazard_nll_backward(grad_loss, *ctx.saved_tensors, *ctx.options)
+    return grad_logits, None, None, None, None, None, None, None
+
+
+@torch.library.register_fake("survcore::discrete_hazard_nll")
+def _fake(
+    logits: Tensor,
+    time_bin: Tensor,
+    event: Tensor,
+    weights: Tensor,
+    censored: str,
+    form: str,
+    alpha: float,
+    reduction: str,
+) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    shape = (logits.shape[0],) if reduction == "none" else ()
+    return logits.new_empty(shape, dtype=dtype), logits.new_empty((), dtype=dtype)
+
+
+@torch.library.register_fake("survcore::discrete_hazard_nll_backward")
+def _fake_backward(grad_loss: Tensor, logits: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+
+_apply = differentiable("discrete_hazard_nll", setup_context=_setup_context, backward=_backward)
+_library.serve_cuda_by_reference("discrete_hazard_nll", _reference.discrete_hazard_nll)
+_library.serve_cuda_by_reference("discrete_hazard_nll_backward", _reference.discrete_hazard_nll_backward)

@@ -1,0 +1,131 @@
+"""Plain PyTorch definition of the whole DDIM sampling loop with the denoising transformer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+ATTENTIONS = ("prefix", "joint")
+
+
+class BlockWeights(NamedTuple):
+    """Weights of one denoiser block, each [out, in] or [out]; a LayerNorm's are [D]."""
+
+    attention_norm_weight: Tensor
+    attention_norm_bias: Tensor
+    query_key_value_weight: Tensor
+    query_key_value_bias: Tensor
+    projection_weight: Tensor
+    projection_bias: Tensor
+    mlp_norm_weight: Tensor
+    mlp_norm_bias: Tensor
+    expand_weight: Tensor
+    expand_bias: Tensor
+    contract_weight: Tensor
+    contract_bias: Tensor
+
+
+class DenoiserWeights(NamedTuple):
+    """Weights of the denoiser without its time embedding, which enters as the table of modulations."""
+
+    blocks: tuple[BlockWeights, ...]
+    norm_weight: Tensor
+    norm_bias: Tensor
+    output_weight: Tensor
+    output_bias: Tensor
+
+
+def ddim_sample(
+    noise: Tensor,
+    condition: Tensor,
+    condition_index: Tensor,
+    step_noise: Tensor | None,
+    weights: DenoiserWeights,
+    modulation: Tensor,
+    coefficients: Tensor,
+    *,
+    heads: int,
+    attention: str = "prefix",
+) -> Tensor:
+    """Run all sampling steps of all draws at once: x' = A x + B F + S step_noise + W F_previous.
+
+    F is what the denoiser makes of the rows [x; condition rows]. The condition rows carry no time; with "prefix"
+    attention they do not see x either, so that their keys and values are computed once per condition, before the loop.
+
+    Args:
+        noise: [S, D], where each draw starts.
+        condition: [P, C, D], the distinct conditions.
+        condition_index: int64 [S], the condition of each draw.
+        step_noise: [T, S, D], read where S's coefficient is used; None for none.
+        weights: of the denoiser.
+        modulation: [T, L, 6, D], shift, scale, gate of the x row for attention, then for the MLP, per step and layer.
+        coefficients: [T, 4], A, B, S, W of each step.
+        heads: attention heads; D is a multiple.
+        attention: "prefix" or "joint" (condition rows also see x).
+
+    Returns:
+        The latents after the last step, [S, D].
+    """
+    draws = noise.unsqueeze(1)
+    previous = torch.zeros_like(draws)
+    modulation = _per_row(modulation, 0 if attention == "prefix" else condition.shape[1])
+    prefix: list[tuple[Tensor, Tensor]] = []
+    if attention == "prefix":
+        prefix = [(key[condition_index], value[condition_index]) for key, value in _prefix(condition, weights, heads)]
+    conditions = condition[condition_index]
+    for step, (signal, direction, spread, momentum) in enumerate(coefficients.to(noise.dtype).unbind()):
+        rows = draws if prefix else torch.cat((draws, conditions), dim=1)
+        for layer, block in enumerate(weights.blocks):
+            rows, _, _ = _block(rows, block, heads, modulation[step, layer], prefix[layer] if prefix else None)
+        final = _norm(rows[:, :1], weights.norm_weight, weights.norm_bias)
+        output = functional.linear(final, weights.output_weight, weights.output_bias)
+        draws = signal * draws + direction * output + momentum * previous
+        if step_noise is not None:
+            draws = draws + spread * step_noise[step].unsqueeze(1)
+        previous = output
+    return draws.squeeze(1)
+
+
+def _per_row(modulation: Tensor, condition_rows: int) -> Tensor:
+    """[T, L, 6, D] to [T, L, 6, 1 + C, D]: condition rows get the neutral one (shift 0, scale 0, gate 1)."""
+    neutral = modulation.new_zeros(6, condition_rows, 1)
+    neutral[2::3] = 1.0
+    shape = (*modulation.shape[:3], condition_rows, modulation.shape[-1])
+    return torch.cat((modulation.unsqueeze(3), neutral.expand(shape)), dim=3)
+
+
+def _prefix(condition: Tensor, weights: DenoiserWeights, heads: int) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values [P, heads, C, D / heads] of the condition rows in every layer."""
+    neutral = _per_row(condition.new_zeros(1, 1, 6, condition.shape[-1]), condition.shape[1])[0, 0, :, 1:]
+    found = []
+    rows = condition
+    for block in weights.blocks:
+        rows, key, value = _block(rows, block, heads, neutral, None)
+        found.append((key, value))
+    return found
+
+
+def _block(
+    rows: Tensor, block: BlockWeights, heads: int, modulation: Tensor, prefix: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One block over rows [N, R, D] with modulation [6, R, D]; also returns the keys and values of these rows."""
+    shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.unbind()
+    normalised = _norm(rows, block.attention_norm_weight, block.attention_norm_bias) * (1 + scale) + shift
+    projected = functional.linear(normalised, block.query_key_value_weight, block.query_key_value_bias)
+    query, key, value = projected.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    keys, values = key, value
+    if prefix is not None:
+        keys, values = torch.cat((key, prefix[0]), dim=2), torch.cat((value, prefix[1]), dim=2)
+    mixed = functional.scaled_dot_product_attention(query, keys, values).transpose(1, 2).flatten(2)
+    rows = rows + gate * functional.linear(mixed, block.projection_weight, block.projection_bias)
+    normalised = _norm(rows, block.mlp_norm_weight, block.mlp_norm_bias) * (1 + mlp_scale) + mlp_shift
+    hidden = functional.gelu(functional.linear(normalised, block.expand_weight, block.expand_bias))
+    rows = rows + mlp_gate * functional.linear(hidden, block.contract_weight, block.contract_bias)
+    return rows, key, value
+
+
+def _norm(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return functional.layer_norm(rows, rows.shape[-1:], weight, bias, eps=1e-5)

@@ -1,0 +1,235 @@
+"""One :class:`OpCase` per compiled op: sample and extreme inputs, its reference, and the tolerances of all ops.
+
+The generic op tests and the benchmarks read these cases, so an op that is described here is tested like every other.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from survcore.reference import discrete_hazard_nll as _hazard
+from survcore.reference import low_rank_decompose as _low_rank
+
+# Error allowed to a kernel in a dtype: twice the error of the reference in that dtype plus this floor, both against the
+# reference in float64 and relative to its largest absolute value.
+FLOORS = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+Arguments = tuple[Any, ...]
+Make = Callable[[torch.dtype], dict[str, Arguments]]
+
+
+@dataclass(frozen=True)
+class OpCase:
+    """How to test one op.
+
+    Attributes:
+        name: the op's name, without namespace.
+        reference: its plain PyTorch definition, with the op's schema.
+        reference_backward: likewise for the backward op.
+        samples: dtype -> named ordinary arguments, on the CPU, finite and away from kinks.
+        extremes: dtype -> named arguments at the edges of the contract: empty, infinite, out of range, absent.
+        large: dtype -> arguments large enough that several threads share them.
+        differentiable: positions of the arguments that have a gradient.
+        differentiable_outputs: positions of the outputs that have one.
+    """
+
+    name: str
+    reference: Callable[..., Any]
+    reference_backward: Callable[..., Any]
+    samples: Make
+    extremes: Make
+    large: Callable[[torch.dtype], Arguments]
+    differentiable: tuple[int, ...]
+    differentiable_outputs: tuple[int, ...]
+
+    @property
+    def op(self) -> Any:
+        """``torch.ops.survcore.<name>``, default overload."""
+        importlib.import_module("survcore.ops")
+        return getattr(torch.ops.survcore, self.name).default
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The op with its gradient, as the public function calls it."""
+        return importlib.import_module(f"survcore.ops.{self.name}").__dict__["_apply"]
+
+
+def tolerance(oracle: Tensor, reference: Tensor, dtype: torch.dtype) -> float:
+    """Absolute error allowed to a kernel, given float64 oracle and the reference computed in ``dtype``."""
+    finite = oracle.isfinite() & reference.isfinite()
+    if not finite.any():
+        return 0.0
+    error = (reference.double() - oracle)[finite].abs().max().item()
+    return 2.0 * error + FLOORS[dtype] * oracle[finite].abs().max().item()
+
+
+def assert_close_to_oracle(actual: Tensor, oracle: Tensor, reference: Tensor, dtype: torch.dtype, what: str) -> None:
+    """Raise AssertionError unless ``actual`` is as good as plain code in ``dtype``, NaN and infinities included."""
+    actual, oracle, reference = (tensor.detach().cpu() for tensor in (actual, oracle, reference))
+    assert actual.shape == oracle.shape, f"{what}: shape {tuple(actual.shape)}, expected {tuple(oracle.shape)}"
+    assert torch.equal(actual.isnan(), oracle.isnan()), f"{what}: NaN in other places than the reference"
+    # Where the narrower dtype overflows, the reference in that dtype says so.
+    infinite = reference.isinf()
+    assert torch.equal(actual.double()[infinite], reference.double()[infinite]), f"{what}: infinities differ"
+    finite = oracle.isfinite() & ~infinite
+    error = (actual.double() - oracle)[finite].abs().max().item() if finite.any() else 0.0
+    allowed = tolerance(oracle, reference, dtype)
+    assert error <= allowed, f"{what}: error {error:.3g}, allowed {allowed:.3g} in {dtype}"
+
+
+def convert(arguments: Arguments, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Arguments:
+    """The arguments with their floating tensors in ``dtype`` and all tensors on ``device``."""
+
+    def one(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(device, dtype) if dtype is not None and value.is_floating_point() else value.to(device)
+
+    return tuple(one(value) for value in arguments)
+
+
+def hazard_arguments(dtype: torch.dtype, rows: int, bins: int) -> Arguments:
+    """Random rows, unweighted, mean of the likelihood."""
+    generator = torch.Generator().manual_seed(7)
+    logits = (2.0 * torch.randn(rows, bins, generator=generator)).to(dtype)
+    time_bin = torch.randint(0, bins, (rows,), generator=generator)
+    event = torch.randint(0, 2, (rows,), generator=generator)
+    return logits, time_bin, event, torch.empty(0, dtype=dtype), "end", "likelihood", 0.0, "mean"
+
+
+def _hazard_samples(dtype: torch.dtype) -> dict[str, Arguments]:
+    logits, time_bin, event, none, *_ = hazard_arguments(dtype, 37, 5)
+    weights = torch.linspace(0.1, 2.0, 37).to(dtype)
+    likelihood = ("end", "likelihood", 0.0)
+    samples: dict[str, Arguments] = {
+        "plain": (logits, time_bin, event, none, *likelihood, "mean"),
+        "weighted": (logits, time_bin, event, weights, *likelihood, "mean"),
+        "sum": (logits, time_bin, event, weights, *likelihood, "sum"),
+        "per_row": (logits, time_bin, event, weights, *likelihood, "none"),
+        "bool_event": (logits, time_bin, event.bool(), none, *likelihood, "mean"),
+        "floating_event": (logits, time_bin, event.to(dtype), none, *likelihood, "mean"),
+        "int32_event": (logits, time_bin, event.int(), none, *likelihood, "mean"),
+        "censored_at_start": (logits, time_bin, event, weights, "start", "likelihood", 0.0, "mean"),
+        "must_eq6": (logits, time_bin, event, weights, "end", "must_eq6", 0.0, "mean"),
+        "alpha": (logits, time_bin, event, weights, "end", "likelihood", 0.3, "mean"),
+        "all_events": (logits, time_bin, torch.ones_like(event), none, *likelihood, "mean"),
+        "no_events": (logits, time_bin, torch.zeros_like(event), none, *likelihood, "mean"),
+    }
+    # Around the sixteen rows of a tile, the 512 rows of a chunk and the 64 bins that are held at once.
+    for count, bins in ((1, 1), (1, 4), (15, 3), (16, 4), (17, 8), (513, 20), (20, 63), (20, 64), (33, 131)):
+        samples[f"{count}x{bins}"] = hazard_arguments(dtype, count, bins)
+    return samples
+
+
+def _hazard_extremes(dtype: torch.dtype) -> dict[str, Arguments]:
+    infinity, nan = torch.inf, torch.nan
+    time_bin = torch.tensor([0, 1, 2, 2])
+    event = torch.tensor([1, 0, 1, 0])
+    options = ("end", "likelihood", 0.0, "none")
+    none = torch.empty(0, dtype=dtype)
+
+    def case(
+        rows: list[list[float]], *, bins: Tensor = time_bin, events: Tensor = event, weights: Tensor = none
+    ) -> Arguments:
+        return (torch.tensor(rows, dtype=dtype), bins, events, weights, *options)
+
+    ordinary = [[0.5, -1.0, 2.0]] * 4
+    empty = (torch.empty(0, 3, dtype=dtype), time_bin[:0], event[:0], none)
+    return {
+        "huge": case([[1e4, -1e4, 1e4]] * 4),
+        "hazard_one": case([[infinity] * 3] * 4),
+        "hazard_zero": case([[-infinity] * 3] * 4),
+        "nan_logit": case([[nan, 0.0, 1.0]] * 4),
+        "nan_after_own_bin": case([[0.5, nan, nan], [0.5, 1.0, nan], [0.5, 1.0, -2.0], [0.0, 0.0, 0.0]]),
+        "bin_out_of_range": case(ordinary, bins=torch.tensor([-1, 3, 2**40, -(2**62)])),
+        "nan_event": case(ordinary, events=torch.tensor([1.0, nan, 0.0, nan], dtype=dtype)),
+        "zero_weight_hides_row": case(
+            [[nan] * 3, [0.5, -1.0, 2.0], [infinity] * 3, [0.0] * 3],
+            bins=torch.tensor([0, 1, -5, 2]),
+            weights=torch.tensor([0.0, 1.0, 0.0, 2.0], dtype=dtype),
+        ),
+        "all_weights_zero": (*case(ordinary, weights=torch.zeros(4, dtype=dtype))[:-1], "mean"),
+        "alpha_one_leaves_events": (*case(ordinary)[:-2], 1.0, "mean"),
+        "empty_mean": (*empty, *options[:-1], "mean"),
+        "empty_rows": (*empty, *options),
+    }
+
+
+def low_rank_arguments(
+    dtype: torch.dtype, modalities: int, rows: int, width: int, rank: int, missing: float
+) -> Arguments:
+    """A free basis: with an orthonormal one, cosines of u_hat and c_hat are 0 up to rounding, the kink of |cos|."""
+    generator = torch.Generator().manual_seed(11)
+    basis = torch.randn(width, rank, generator=generator) / width**0.5
+    whole, specific = torch.randn(2, modalities, rows, width, generator=generator)
+    cross = torch.randn(modalities, modalities, rows, width, generator=generator)
+    availability = torch.rand(rows, modalities, generator=generator) >= missing
+    return convert((basis, whole, specific, cross, availability), dtype)
+
+
+def _low_rank_samples(dtype: torch.dtype) -> dict[str, Arguments]:
+    return {
+        "two_modalities": low_rank_arguments(dtype, 2, 9, 16, 4, 0.0),
+        "missing": low_rank_arguments(dtype, 3, 11, 16, 4, 0.4),
+        "few_rows": low_rank_arguments(dtype, 2, 5, 12, 3, 0.3),
+        "odd_sizes": low_rank_arguments(dtype, 4, 7, 19, 5, 0.5),
+        "rank_one": low_rank_arguments(dtype, 2, 1, 3, 1, 0.0),
+        "one_modality": low_rank_arguments(dtype, 1, 6, 8, 2, 0.2),
+        "wide": low_rank_arguments(dtype, 2, 70, 256, 64, 0.2),
+    }
+
+
+def _low_rank_extremes(dtype: torch.dtype) -> dict[str, Arguments]:
+    basis, whole, specific, cross, availability = low_rank_arguments(dtype, 3, 6, 8, 2, 0.5)
+    absent = ~availability.T
+    pair_absent = absent.unsqueeze(1) | absent.unsqueeze(0) | torch.eye(3, dtype=torch.bool).unsqueeze(-1)
+    hidden = (
+        basis,
+        whole.masked_fill(absent.unsqueeze(-1), torch.nan),
+        specific.masked_fill(absent.unsqueeze(-1), torch.nan),
+        cross.masked_fill(pair_absent.unsqueeze(-1), torch.nan),
+        availability,
+    )
+    everybody = torch.ones_like(availability)
+    nan_row = whole.clone()
+    nan_row[0, 0, 0] = torch.nan
+    return {
+        "absent_values_are_nan": hidden,
+        "nobody_has_anything": (basis, whole, specific, cross, torch.zeros_like(availability)),
+        "nobody_has_two": (basis, whole, specific, cross, torch.eye(3, dtype=torch.bool).repeat(2, 1)),
+        "nan_in_a_read_value": (basis, nan_row, specific, cross, everybody),
+        "no_rows": (basis, whole[:, :0], specific[:, :0], cross[:, :, :0], availability[:0]),
+    }
+
+
+OP_CASES = {
+    case.name: case
+    for case in (
+        OpCase(
+            name="discrete_hazard_nll",
+            reference=_hazard.discrete_hazard_nll,
+            reference_backward=_hazard.discrete_hazard_nll_backward,
+            samples=_hazard_samples,
+            extremes=_hazard_extremes,
+            large=lambda dtype: hazard_arguments(dtype, 100_000, 5),
+            differentiable=(0,),
+            differentiable_outputs=(0,),
+        ),
+        OpCase(
+            name="low_rank_decompose",
+            reference=_low_rank.low_rank_decompose,
+            reference_backward=_low_rank.low_rank_decompose_backward,
+            samples=_low_rank_samples,
+            extremes=_low_rank_extremes,
+            large=lambda dtype: low_rank_arguments(dtype, 3, 5_000, 32, 8, 0.3),
+            differentiable=(0, 1, 2, 3),
+            differentiable_outputs=(0, 1, 2),
+        ),
+    )
+}

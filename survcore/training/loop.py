@@ -1,0 +1,266 @@
+"""The training loop: stages in order, the best epoch of each kept, a checkpoint after every epoch.
+
+It speaks only the system protocol. Shuffling, dropout and the draws of rows are seeded from (seed, stage, epoch), so
+a run that resumes after a kill goes on with the numbers that the undisturbed run would have drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from survcore.batch import Batch
+from survcore.draws import stream_seed
+from survcore.metrics import concordance_index
+from survcore.models.base import Stage, System
+from survcore.training.checkpoint import Checkpoint, RunState, load_optimizer_tensors, optimizer_tensors
+from survcore.training.progress import Progress
+
+
+class Rows(Protocol):
+    """What the loop trains on: prepared rows, or their frozen latents."""
+
+    availability: Tensor
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Tensor) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class LatentRows:
+    """Frozen latents of rows, held in memory for a cached stage."""
+
+    row_key: Tensor
+    availability: Tensor
+    latents: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return self.availability.shape[0]
+
+    def batch(self, index: Tensor) -> Batch:
+        """The latents of some rows."""
+        latents = {name: value[index] for name, value in self.latents.items()}
+        return Batch(row_key=self.row_key[index], availability=self.availability[index], latents=latents)
+
+
+def train(
+    system: System,
+    stages: list[Stage],
+    training: Rows,
+    validation: Rows | None,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    gradient_clip: float = 0.0,
+    checkpoint: Checkpoint | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Train a system through its stages, in place.
+
+    Args:
+        system: on ``device``.
+        stages: the stages to run, in order.
+        training, validation: prepared rows; without validation rows the last epoch of each stage is kept.
+        seed: of shuffling, dropout and the rows' draws.
+        gradient_clip: largest norm of the gradient, 0 for none.
+        checkpoint: written after every epoch.
+        resume: go on from the checkpoint, if there is one.
+        progress: display of the epochs.
+
+    Returns:
+        One dict per epoch: stage, epoch, training and validation losses by part, validation C-index where a stage
+        predicts.
+
+    Raises:
+        FloatingPointError: the loss is not finite; the message names stage and epoch.
+    """
+    progress = progress or Progress.silent()
+    state = (checkpoint.read() if checkpoint and resume else None) or RunState()
+    if state.model:
+        system.load_state_dict(state.model)
+    with torch.random.fork_rng(devices=[] if torch.device(device).type == "cpu" else None):
+        for index in range(state.stage, len(stages)):
+            if index > state.stage:
+                state = RunState(stage=index, history=state.history)
+            run = _StageRun(system, stages[index], training, validation, state, seed, device, gradient_clip)
+            progress.start_stage(stages[index].name, run.stage.epochs, done=state.epoch)
+            while not run.finished:
+                row = run.epoch()
+                progress.advance(row)
+                if checkpoint:
+                    state.model = system.state_dict()
+                    state.optimizer = optimizer_tensors(run.optimizer)
+                    checkpoint.write(state)
+            run.finish()
+            progress.end_stage()
+    return state.history
+
+
+class _StageRun:
+    """One stage under way."""
+
+    def __init__(
+        self,
+        system: System,
+        stage: Stage,
+        training: Rows,
+        validation: Rows | None,
+        state: RunState,
+        seed: int,
+        device: torch.device | str,
+        gradient_clip: float,
+    ) -> None:
+        self.system, self.stage, self.state, self.seed, self.device = system, stage, state, seed, device
+        self.gradient_clip = gradient_clip
+        self.training, self.validation = training, validation
+        if stage.cached:
+            self.training = _latent_rows(system, training, device)
+            self.validation = _latent_rows(system, validation, device) if validation is not None else None
+            system.start_stage(stage.name, self.training.latents, self.training.availability)
+        trained = {id(parameter) for parameter in system.stage_parameters(stage.name)}
+        self.parameters = [parameter for parameter in system.parameters() if id(parameter) in trained]
+        self.names = [name for name, parameter in system.named_parameters() if id(parameter) in trained]
+        for parameter in system.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=stage.learning_rate, weight_decay=stage.weight_decay, fused=True
+        )
+        if state.optimizer:
+            load_optimizer_tensors(self.optimizer, state.optimizer)
+
+    @property
+    def finished(self) -> bool:
+        patience = self.stage.patience
+        return self.state.epoch >= self.stage.epochs or bool(patience and self.state.stale >= patience)
+
+    def epoch(self) -> dict[str, Any]:
+        """Train one epoch, look at the validation rows, and remember the best weights."""
+        stage, state = self.stage, self.state
+        row: dict[str, Any] = {"stage": stage.name, "epoch": state.epoch + 1, **self._train_epoch()}
+        if self.validation is not None and len(self.validation):
+            row.update(self._validate())
+            value = row.get(f"validation_{stage.monitor}")
+            if value is None:
+                raise ValueError(
+                    f"stage {stage.name!r} watches {stage.monitor!r}, which it does not report: {sorted(row)}"
+                )
+            # A value that is not a number never counts as better.
+            if value < state.best_value:
+                weights = dict(zip(self.names, self.parameters, strict=True))
+                state.best = {name: weight.detach().clone() for name, weight in weights.items()}
+                state.best_value, state.stale = value, 0
+            else:
+                state.stale += 1
+        state.epoch += 1
+        state.history.append(row)
+        return row
+
+    def finish(self) -> None:
+        """Put the best epoch's weights in place and free all parameters for use."""
+        if self.state.best:
+            with torch.no_grad():
+                for name, parameter in zip(self.names, self.parameters, strict=True):
+                    parameter.copy_(self.state.best[name])
+        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.system.parameters():
+            parameter.requires_grad_(True)
+        self.system.eval()
+
+    def _train_epoch(self) -> dict[str, float]:
+        stage = self.stage
+        torch.manual_seed(stream_seed(self.seed, "dropout", stage.name, self.state.epoch))
+        self.system.train()
+        sums = _Means()
+        pending = 0
+        self.optimizer.zero_grad(set_to_none=True)
+        for step, index in enumerate(self._batches()):
+            batch = self.training.batch(index).to(self.device)
+            draw_seed = stream_seed(self.seed, "draws", stage.name, self.state.epoch, step)
+            losses = self.system.losses(batch, stage.name, seed=draw_seed)
+            if not math.isfinite(losses.loss.item()):
+                raise FloatingPointError(
+                    f"loss {losses.loss.item()} in stage {stage.name!r}, epoch {self.state.epoch + 1}"
+                )
+            (losses.loss / stage.accumulate).backward()
+            sums.add({"loss": losses.loss, **losses.parts}, len(index))
+            pending += 1
+            if pending == stage.accumulate:
+                self._step()
+                pending = 0
+        if pending:
+            self._step()
+        return sums.values("")
+
+    def _step(self) -> None:
+        if self.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.gradient_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _batches(self) -> Iterator[Tensor]:
+        """Index batches of an epoch: one shuffled pass, or ``steps_per_epoch`` batches over several."""
+        stage, rows = self.stage, len(self.training)
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, "shuffle", stage.name, self.state.epoch))
+        if not stage.steps_per_epoch:
+            yield from torch.randperm(rows, generator=generator).split(stage.batch_size)
+            return
+        needed = stage.steps_per_epoch * stage.batch_size
+        passes = [torch.randperm(rows, generator=generator) for _ in range(-(-needed // rows))]
+        yield from torch.cat(passes)[:needed].split(stage.batch_size)
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        stage = self.stage
+        self.system.eval()
+        sums, risks, times, events = _Means(), [], [], []
+        for index in torch.arange(len(self.validation)).split(max(stage.batch_size, 256)):
+            batch = self.validation.batch(index).to(self.device)
+            losses = self.system.losses(batch, stage.name, seed=stream_seed(self.seed, "validation", stage.name))
+            sums.add({"loss": losses.loss, **losses.parts}, len(index))
+            if losses.risk is not None and batch.target is not None:
+                risks.append(losses.risk.cpu())
+                times.append(batch.target.time.cpu())
+                events.append(batch.target.event.cpu())
+        values = sums.values("validation_")
+        if risks:
+            index_of = concordance_index(torch.cat(times), torch.cat(events) > 0, torch.cat(risks))
+            values["validation_c_index"] = float(index_of)
+        return values
+
+
+class _Means:
+    """Means of named losses, weighted by rows."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.rows = 0
+
+    def add(self, parts: dict[str, Tensor], rows: int) -> None:
+        for name, value in parts.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.item() * rows
+        self.rows += rows
+
+    def values(self, prefix: str) -> dict[str, float]:
+        return {f"{prefix}{name}": value / max(self.rows, 1) for name, value in self.sums.items()}
+
+
+@torch.no_grad()
+def _latent_rows(system: System, rows: Rows, device: torch.device | str) -> LatentRows:
+    system.eval()
+    parts: list[tuple[Batch, dict[str, Tensor]]] = []
+    for index in torch.arange(len(rows)).split(256):
+        batch = rows.batch(index).to(device)
+        parts.append((batch, system.latents(batch)))
+    names = parts[0][1]
+    return LatentRows(
+        row_key=torch.cat([batch.row_key for batch, _ in parts]),
+        availability=torch.cat([batch.availability for batch, _ in parts]).cpu(),
+        latents={name: torch.cat([latents[name] for _, latents in parts]).cpu() for name in names},
+    )
