@@ -28,8 +28,12 @@ def list_cases() -> None:
 
 @bench.command("run")
 @click.argument("op")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True)
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where the op runs."
+)
+@click.option(
+    "--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Type of the floating inputs."
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; torch's own number if not given.")
 @click.option("--quick", is_flag=True, help="Small sizes and short timing.")
 @click.option(

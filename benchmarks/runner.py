@@ -58,16 +58,25 @@ def _check(
     for name, provider in providers.items():
         try:
             values = _loss_and_gradients(provider, inputs)
-        except (
-            Exception
-        ) as error:  # a rival that cannot run here (no compiler, say) is a finding, not the end of the run
+        except Exception as error:  # a rival that cannot run here (no compiler, say) is a finding, not the end
             problems[name] = f"failed: {type(error).__name__}: {str(error).splitlines()[0][:80] if str(error) else ''}"
             continue
-        pairs = zip(values, oracle, strict=True)
-        error = max(((a.double() - b).abs().max() / b.abs().max()).item() for a, b in pairs)
-        if not error <= AGREEMENT[dtype]:
-            problems[name] = f"wrong: relative error {error:.1e}"
+        problem = _disagreement(values, oracle, AGREEMENT[dtype])
+        if problem:
+            problems[name] = f"wrong: {problem}"
     return problems
+
+
+def _disagreement(values: list[Tensor], oracle: list[Tensor], allowed: float) -> str:
+    """What is wrong with loss and gradients; empty if nothing is."""
+    for position, (value, exact) in enumerate(zip(values, oracle, strict=True)):
+        what = f"gradient {position}" if position else "loss"
+        if value.shape != exact.shape:
+            return f"{what} has shape {tuple(value.shape)}, expected {tuple(exact.shape)}"
+        error = ((value.double() - exact).abs().max() / exact.abs().max()).item()
+        if not error <= allowed:  # so that NaN is wrong too
+            return f"{what} has relative error {error:.1e}"
+    return ""
 
 
 def _loss_and_gradients(provider: Callable[..., Tensor], inputs: Inputs) -> list[Tensor]:

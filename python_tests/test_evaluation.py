@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from lifelines import CoxPHFitter
 
 import survcore
 from survcore.data import Cohort
@@ -51,10 +52,18 @@ def test_ridge_cox_equals_lifelines_on_the_components(cohort):
     settings = {"bins": 4, "scale": "standard", "clip": 5.0}
     model = RidgeCox.fit(cohort, None, "primary", settings)
     assert model.penalizer == 1.0
+    columns = []
+    for modality in cohort.modalities.values():
+        table = modality.table[modality.present].astype(np.float64)
+        scaled = np.clip((table - table.mean(0)) / table.std(0), -5, 5)
+        scores = np.zeros((len(cohort), 20))
+        centred = scaled - scaled.mean(0)
+        scores[modality.present] = centred @ np.linalg.svd(centred, full_matrices=False)[2][:20].T
+        columns.append(scores)
     outcome = cohort.endpoint()
-    index = float(survcore.concordance_index(outcome.time, outcome.event > 0, model.predict(cohort)))
-    assert index > 0.6
-    assert len(model._fitter.params_) <= 40
+    frame = pd.DataFrame(np.concatenate(columns, axis=1)).assign(time=outcome.time, event=outcome.event)
+    plain = CoxPHFitter(penalizer=1.0).fit(frame, "time", "event")
+    np.testing.assert_allclose(model.predict(cohort), plain.predict_log_partial_hazard(frame), atol=1e-3)
 
 
 def test_ridge_cox_chooses_the_penalizer_on_validation_rows(cohort):
@@ -63,8 +72,6 @@ def test_ridge_cox_chooses_the_penalizer_on_validation_rows(cohort):
     chosen = RidgeCox.fit(rows, check, "primary", settings)
     assert chosen.penalizer in (0.01, 0.1, 1.0, 10.0)
     scores = {}
-    from lifelines import CoxPHFitter
-
     for penalizer in (0.01, 0.1, 1.0, 10.0):
         fitter = CoxPHFitter(penalizer=penalizer).fit(chosen._features(rows, "primary"), "time", "event")
         scores[penalizer] = fitter.score(chosen._features(check, "primary"), "log_likelihood")
@@ -133,6 +140,27 @@ def test_evaluate_writes_tables_report_and_models(cohort, tmp_path):
     np.testing.assert_allclose(again, stored, rtol=1e-5)
     resumed = survcore.evaluate("must", replace(cohort, fold=folds), out=tmp_path, changes=TINY, resume=True)
     pd.testing.assert_frame_equal(resumed.metrics, result.metrics)
+
+
+def test_a_rival_without_rows_in_a_fold_is_left_out(cohort, tmp_path):
+    folds = np.arange(len(cohort)) % 3
+    first, second = cohort.modalities
+    lacking = replace(cohort.without(second, folds == 1), fold=folds)
+    lacking = lacking.select(lacking.availability.any(axis=1))
+    result = survcore.evaluate("must", lacking, out=tmp_path, changes=TINY)
+    assert f"must on {second}" in result.facts["skipped"] and f"ridge Cox on {second}" in result.facts["skipped"]
+    assert f"must on {second}: left out" in (tmp_path / "report.md").read_text()
+    assert f"must on {first}" in set(result.metrics["model"])
+    shown = result.metrics.query("model == 'must' and fold == 1")["scenario"]
+    assert f"without {first}" not in set(shown) and f"without {second}" in set(shown)
+
+
+def test_rows_marked_as_test_stay_out(cohort):
+    marks = np.where(np.arange(len(cohort)) % 5 == 0, "test", "train")
+    folds = np.arange(len(cohort)) // 5 % 2
+    result = survcore.evaluate("must", replace(cohort, fold=folds, split=marks), changes=TINY)
+    assert not set(cohort.row_ids[marks == "test"]) & set(result.predictions["row_id"])
+    assert result.facts["rows"] == (marks == "train").sum()
 
 
 def test_evaluate_needs_two_folds(cohort):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from survcore.batch import Batch, ModalityInput, Target
+from survcore.errors import DataError
 from survcore.models.must import MUST
 from survcore.nn import project
 
@@ -217,7 +218,7 @@ def test_filling_in_needs_the_diffusion_stage() -> None:
     system, batch = make_system(fitted=False), make_batch(INPUTS[:3], missing=True)
     assert predict(system, batch, fill="zeros").isfinite().all()
     for fill in ("own", "mean"):
-        with pytest.raises(RuntimeError, match="'clinical' is absent in .* the stage 'diffusion' has not run"):
+        with pytest.raises(DataError, match="'clinical' is absent in .* the stage 'diffusion' has not run"):
             predict(system, batch, fill=fill)
     with pytest.raises(ValueError, match="own, zeros, mean"):
         predict(system, batch, fill="median")
@@ -341,7 +342,7 @@ def test_one_modality_needs_no_other() -> None:
     assert predict(system, batch).shape == (14, BINS)
     assert system.diagnostics(batch) == {}
     batch.availability[0] = False
-    with pytest.raises(RuntimeError, match="the model knows no other modality"):
+    with pytest.raises(DataError, match="the model knows no other modality"):
         predict(system, batch)
 
 

@@ -18,6 +18,7 @@ from survcore.draws import row_normal
 from survcore.errors import CheckpointError, DataError
 from survcore.models.base import Completed, Encoded, Losses, System
 from survcore.training import loop
+from survcore.training.fit import training_parts
 from survcore.training.recipe import Recipe, load_recipe
 
 
@@ -26,6 +27,7 @@ class Linear(System):
 
     name = "linear"
     modality_kinds = frozenset({"vector"})
+    stage_names = ("main", "scale")
 
     def __init__(self, inputs, bins, settings):
         super().__init__(inputs, bins, settings)
@@ -45,10 +47,8 @@ class Linear(System):
         return Completed(encoded.parts, ~encoded.availability, fill)
 
     def predict(self, completed):
-        return {"hazard_logits": self.head(self.dropout(torch.stack(list(completed.parts.values())).sum(0)))}
-
-    def stages(self):
-        return ("main", "scale")
+        logits = self.head(self.dropout(torch.stack(list(completed.parts.values())).sum(0)))
+        return {"hazard_logits": logits, "risk": survcore.hazard_risk(logits)}
 
     def stage_parameters(self, stage):
         return [self.scale] if stage == "scale" else [*self.maps.parameters(), *self.head.parameters()]
@@ -75,7 +75,9 @@ STAGES = {
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch):
     monkeypatch.setitem(models._SYSTEMS, "linear", (__name__, "Linear"))
-    monkeypatch.setattr(models, "import_module", lambda name: type("module", (), {"Linear": Linear}))
+    load = models.import_module
+    here = type("module", (), {"Linear": Linear})
+    monkeypatch.setattr(models, "import_module", lambda name: here if name == __name__ else load(name))
 
 
 def recipe(**stages) -> Recipe:
@@ -139,9 +141,21 @@ class Killed(Exception):
     """Stands for a kill in the middle of a run."""
 
 
-@pytest.mark.parametrize("kill_after", [1, 4, 5, 6])
-def test_resume_equals_an_undisturbed_run(cohort, tmp_path, monkeypatch, kill_after):
-    undisturbed = survcore.fit("linear", cohort, recipe=recipe(), seed=3, out=tmp_path / "whole")
+TINY_MUST = {
+    "model": {"width": 16, "rank": 4, "heads": 2, "denoiser_layers": 1, "denoiser_heads": 2},
+    "stages": {
+        "warm_up": {"epochs": 2},
+        "joint": {"epochs": 2},
+        "diffusion": {"epochs": 2, "steps_per_epoch": 3},
+    },
+}
+
+
+@pytest.mark.parametrize("system", ["linear", "must"])
+@pytest.mark.parametrize("kill_after", [1, 3, 4, 5])
+def test_resume_equals_an_undisturbed_run(cohort, tmp_path, monkeypatch, system, kill_after):
+    plan = recipe() if system == "linear" else load_recipe("must", changes=TINY_MUST)
+    undisturbed = survcore.fit(system, cohort, recipe=plan, seed=3, out=tmp_path / "whole")
     epochs = 0
     advance = loop.Progress.advance
 
@@ -155,9 +169,9 @@ def test_resume_equals_an_undisturbed_run(cohort, tmp_path, monkeypatch, kill_af
 
     monkeypatch.setattr(loop.Progress, "advance", killing)
     with pytest.raises(Killed):
-        survcore.fit("linear", cohort, recipe=recipe(), seed=3, out=tmp_path / "broken")
+        survcore.fit(system, cohort, recipe=plan, seed=3, out=tmp_path / "broken")
     monkeypatch.setattr(loop.Progress, "advance", advance)
-    resumed = survcore.fit("linear", cohort, recipe=recipe(), seed=3, out=tmp_path / "broken", resume=True)
+    resumed = survcore.fit(system, cohort, recipe=plan, seed=3, out=tmp_path / "broken", resume=True)
     assert same_weights(undisturbed.system, resumed.system)
     assert (tmp_path / "whole/history.csv").read_text() == (tmp_path / "broken/history.csv").read_text()
     weights = "model/model.safetensors"
@@ -290,6 +304,128 @@ def test_features_named_like_an_outcome_are_warned_of(cohort):
     leaking = Cohort.from_frames(frames, outcomes, time_unit="months")
     with pytest.warns(UserWarning, match="'a' has columns named like an outcome: 'last_contact'"):
         survcore.fit("linear", leaking, recipe=recipe())
+
+
+def outcomes_of(cohort: Cohort, **columns) -> pd.DataFrame:
+    outcome = cohort.endpoint()
+    return pd.DataFrame({"row_id": cohort.row_ids, "time": outcome.time, "event": outcome.event, **columns})
+
+
+def remade(cohort: Cohort, outcomes: pd.DataFrame, **options) -> Cohort:
+    frames = {
+        name: pd.DataFrame(part.table, index=cohort.row_ids, columns=part.spec.columns)[part.present]
+        for name, part in cohort.modalities.items()
+    }
+    return Cohort.from_frames(frames, outcomes, time_unit="months", **options)
+
+
+def test_only_rows_marked_for_training_are_trained_on(cohort):
+    marks = np.array(["Train", "test", "val"])[np.arange(120) % 3]
+    folds = np.arange(120) // 3 % 2
+    marked = remade(cohort, outcomes_of(cohort, split=marks, fold=folds))
+    rows, chosen = training_parts(marked, "primary", None, 0.2, 0)
+    assert set(rows.split) == {"Train"} and set(chosen.split) == {"val"}
+    rows, chosen = training_parts(marked, "primary", 1, 0.2, 0)
+    assert set(rows.split) == {"Train"} and set(chosen.split) == {"val"}
+    assert set(rows.fold) == {0} and set(chosen.fold) == {0}
+    unknown = remade(cohort, outcomes_of(cohort, split=np.where(np.arange(120) % 2, "a", "b")))
+    with pytest.raises(DataError, match="no row is marked for training .* 'a', 'b'"):
+        survcore.fit("linear", unknown, recipe=recipe())
+
+
+@pytest.mark.parametrize("what", ["fold", "split", "a feature", "weights"])
+def test_a_run_is_not_taken_for_one_on_other_data(cohort, tmp_path, what):
+    survcore.fit("linear", cohort, recipe=recipe(), out=tmp_path)
+    outcomes = outcomes_of(cohort, fold=cohort.fold)
+    if what == "fold":
+        outcomes["fold"] = 2 - outcomes["fold"]
+    elif what != "a feature":
+        outcomes[what] = "train" if what == "split" else 2.0
+    other = remade(cohort, outcomes)
+    if what == "a feature":
+        other.modalities["a"].table[0, 0] += 1
+    with pytest.raises(CheckpointError, match="another run"):
+        survcore.fit("linear", other, recipe=recipe(), out=tmp_path, resume=True)
+
+
+def test_endpoints_that_a_system_would_misread_are_refused(cohort):
+    causes = outcomes_of(cohort)
+    causes.loc[::5, "event"] = 2
+    with pytest.raises(DataError, match="2 competing causes, and linear takes one"):
+        survcore.fit("linear", remade(cohort, causes, causes=2), recipe=recipe())
+    truncated = remade(cohort, outcomes_of(cohort, entry=0.5 * cohort.endpoint().time))
+    with pytest.raises(DataError, match="entry times"):
+        survcore.fit("linear", truncated, recipe=recipe())
+
+
+def test_rows_with_no_modality_are_refused(cohort):
+    predictor = survcore.fit("linear", cohort, recipe=recipe())
+    bare = cohort.without("a", np.arange(120) == 50).without("b", np.arange(120) == 50)
+    with pytest.raises(DataError, match="no modality.*p050"):
+        predictor.predict(bare)
+    with pytest.raises(DataError, match="no modality.*p050"):
+        survcore.fit("linear", bare, recipe=recipe())
+
+
+def test_a_patient_never_lies_in_two_folds(cohort):
+    patients = [f"patient {i // 2}" for i in range(120)]
+    with pytest.raises(DataError, match="'patient 0' has rows in 2 folds"):
+        remade(cohort, outcomes_of(cohort, patient_id=patients, fold=np.arange(120) % 3))
+    with pytest.raises(DataError, match="splits"):
+        remade(cohort, outcomes_of(cohort, patient_id=patients, split=np.where(np.arange(120) % 2, "train", "test")))
+
+
+def test_a_fold_without_events_is_named(cohort):
+    outcomes = outcomes_of(cohort, fold=(cohort.endpoint().event == 0).astype(int))
+    with pytest.raises(DataError, match="fold 1: none of its|fold 1: none of"):
+        survcore.fit("linear", remade(cohort, outcomes), recipe=recipe(), fold=1)
+
+
+def test_a_loaded_model_can_be_changed_and_saved_again(cohort, tmp_path):
+    survcore.fit("linear", cohort, recipe=recipe(), out=tmp_path / "run")
+    loaded = survcore.load(tmp_path / "run")
+    with torch.no_grad():
+        loaded.system.head.bias += 1
+    loaded.save(tmp_path / "again")
+    assert same_weights(survcore.load(tmp_path / "again").system, loaded.system)
+
+
+def test_imputed_entries_and_restricted_mean_are_reported(cohort):
+    predictor = survcore.fit("linear", cohort, recipe=recipe())
+    gaps = remade(cohort, outcomes_of(cohort))
+    gaps.modalities["a"].table[3, :2] = np.nan
+    table = predictor.predict(gaps, restricted_mean_to=12)
+    assert table["imputed_entries"].to_dict() == {row: 2 * (row == "p003") for row in cohort.row_ids}
+    assert table["restricted_mean"].between(0, 12).all()
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ({"epochs": 0}, "epochs must be a whole number from 1"),
+        ({"epochs": "2"}, "epochs must be a whole number"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"accumulate": 0}, "accumulate"),
+        ({"learning_rate": -1.0}, "learning_rate"),
+    ],
+)
+def test_stage_values_are_checked(stage, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe("must", changes={"stages": {"joint": stage}})
+
+
+def test_stages_that_a_system_lacks_are_named(cohort):
+    with pytest.raises(ValueError, match="must has the stages warm_up, joint, diffusion; the recipe has jont"):
+        survcore.fit("must", cohort, changes={"stages": {"jont": {"epochs": 1, "learning_rate": 0.1}}})
+    with pytest.raises(ValueError, match="apply to the packaged recipe"):
+        survcore.fit("linear", cohort, recipe=recipe(), quick=True)
+    with pytest.raises(ValueError, match="gradient_clip"):
+        load_recipe("must", changes={"training": {"gradient_clip": -1.0}})
+
+
+def test_divergence_names_stage_and_epoch(cohort):
+    with pytest.raises(FloatingPointError, match="stage 'main', epoch"):
+        survcore.fit("linear", cohort, recipe=recipe(main={"learning_rate": 1e38, "epochs": 9}))
 
 
 def test_recipe_errors_list_what_exists(tmp_path):

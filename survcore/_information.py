@@ -40,12 +40,11 @@ def information() -> dict[str, Any]:
     import survcore.ops  # noqa: F401 (registers the kernels that are asked for below)
     from survcore import _library
 
-    keys = {"cpu": "CPU", "cuda": "CUDA"}
     return {
         "survcore": survcore.__version__,
         "python": platform.python_version(),
         "build": _library.build_information(),
-        "cuda_library": _cuda_library_state(),
+        "cuda_library": _library.cuda_library_state,
         "cpu": {
             "name": device_name("cpu"),
             "cores": os.cpu_count(),
@@ -54,7 +53,7 @@ def information() -> dict[str, Any]:
         },
         "cuda_devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "kernels": {
-            name: {device: _library.kernel_source(name, key) for device, key in keys.items()}
+            name: {"cpu": _library.kernel_source(name, "CPU"), "cuda": _cuda_kernel(name)}
             for name in _library.op_names()
         },
         "packages": {name: _version(name) for name in REQUIRED_PACKAGES},
@@ -92,16 +91,15 @@ def _render(value: dict[str, Any], depth: int, lines: list[str]) -> None:
             lines.append(f"{head} {text or 'none'}")
 
 
-def _cuda_library_state() -> str:
-    import torch
-
+def _cuda_kernel(name: str) -> str:
+    """What serves an op on CUDA, and whether a kernel lies idle (the entry cuda_library says why)."""
     from survcore import _library
 
-    if _library.cuda_loaded:
-        return "loaded"
-    if _library.build_information().get("cuda", "none") == "none":
-        return "not built"
-    return "built, not loaded: " + ("torch has no CUDA" if torch.version.cuda is None else "no CUDA driver")
+    source = _library.kernel_source(name, "CUDA")
+    built = _library.build_information().get("cuda_kernels", "none").split(";")
+    if source != "compiled" and name.removesuffix("_backward") in built:
+        return "compiled, not loaded here"
+    return source
 
 
 def _version(package: str) -> str:

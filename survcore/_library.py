@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,31 +27,52 @@ def _missing_library_message() -> str:
     )
 
 
-def _driver_present() -> bool:
-    """Whether this machine has a CUDA driver (torch built without CUDA never needs the kernels)."""
-    if torch.version.cuda is None:
-        return False
+def build_information() -> dict[str, str]:
+    """What CMake recorded about this build: compiler, CUDA version, architectures and kernels."""
+    path = _FOLDER / "build_information.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _driver_version() -> int | None:
+    """Major version of CUDA that this machine's driver supports, None without a driver."""
+    version = ctypes.c_int()
     try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
+        status = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return None
+    return version.value // 1000 if status == 0 else None
 
 
-def _load() -> bool:
-    """Load the CPU library, and the CUDA library where it can be of use; returns whether the latter is loaded."""
-    cpu_library = _FOLDER / "_C.so"
-    if not cpu_library.is_file():
+def _load_cpu() -> None:
+    library = _FOLDER / "_C.so"
+    if not library.is_file():
         raise ImportError(_missing_library_message())
-    torch.ops.load_library(cpu_library)
-    cuda_library = _FOLDER / "_C_cuda.so"
-    if not cuda_library.is_file() or not _driver_present():
-        return False
-    torch.ops.load_library(cuda_library)
-    return True
+    torch.ops.load_library(library)
 
 
-cuda_loaded = _load()
+def _load_cuda() -> str:
+    """Load the CUDA library where it can be of use; returns "loaded", or why it is not."""
+    library = _FOLDER / "_C_cuda.so"
+    if not library.is_file():
+        return "not built"
+    if torch.version.cuda is None:
+        return "built, not loaded: torch has no CUDA"
+    driver = _driver_version()
+    if driver is None:
+        return "built, not loaded: no CUDA driver"
+    toolkit = int(build_information()["cuda"].split(".")[0])
+    if driver < toolkit:
+        return f"built, not loaded: the driver supports CUDA {driver}, the kernels need {toolkit}"
+    try:
+        torch.ops.load_library(library)
+    except OSError as error:
+        warnings.warn(f"survcore uses plain PyTorch on CUDA, its own kernels do not load: {error}", stacklevel=2)
+        return f"built, not loaded: {error}"
+    return "loaded"
+
+
+_load_cpu()
+cuda_library_state = _load_cuda()
 
 
 def has_kernel(name: str, key: str) -> bool:
@@ -85,9 +107,3 @@ def kernel_source(name: str, key: str) -> str:
     if key == "CUDA" and name in _references:
         return "reference"
     return "compiled" if has_kernel(name, key) else "none"
-
-
-def build_information() -> dict[str, str]:
-    """What CMake recorded about this build: compiler, CUDA version and architectures."""
-    path = _FOLDER / "build_information.json"
-    return json.loads(path.read_text()) if path.is_file() else {}

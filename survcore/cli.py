@@ -11,6 +11,9 @@ import click
 
 from survcore.errors import CheckpointError, DataError
 
+# What a user can cause; anything else is a defect and keeps its traceback.
+_TOLD = (DataError, CheckpointError, ValueError, OSError, FloatingPointError)
+
 
 class _Commands(click.Group):
     """Commands whose modules load when they are asked for, and errors told in one line instead of a traceback."""
@@ -29,11 +32,23 @@ class _Commands(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except (DataError, CheckpointError, FileNotFoundError, ValueError) as error:
+        except _TOLD as error:
             raise click.ClickException(str(error)) from error
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def _known_device(name: str) -> str:
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise click.BadParameter(f"expected cpu or cuda:N, got {name!r}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise click.BadParameter(f"{name!r}: torch sees {torch.cuda.device_count()} CUDA devices on this machine")
+    return name
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="survcore")
 def main() -> None:
     """Multimodal cancer-survival models that work when modalities are missing."""
@@ -47,6 +62,13 @@ _recipe = click.option(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A TOML recipe instead of the packaged one.",
 )
+_device = click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    callback=lambda *given: _known_device(given[-1]),
+    help="cpu or cuda:N.",
+)
 _out_folder = click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the results."
 )
@@ -55,7 +77,13 @@ _cohort = click.argument("cohort", type=click.Path(exists=True, file_okay=False,
 
 @main.command()
 @click.option("--quick", is_flag=True, help="A smaller cohort and shorter training: under 40 s on two cores.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="survcore_demo", show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="survcore_demo",
+    show_default=True,
+    help="Folder for what the demo writes.",
+)
 @_seed
 def demo(quick: bool, out: Path, seed: int) -> None:
     """Train MUST on a simulated cohort and predict with every modality, and with each one missing.
@@ -77,7 +105,7 @@ def demo(quick: bool, out: Path, seed: int) -> None:
 @_recipe
 @_quick
 @_seed
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@_device
 def train(
     system: str, cohort: Path, out: Path, fold: int | None, resume: bool, endpoint: str | None, recipe: Path | None,
     quick: bool, seed: int, device: str,
@@ -143,9 +171,7 @@ def evaluate(
     patients = Cohort.from_folder(cohort)
     click.echo(patients.summary())
     plan = load_recipe(system, path=recipe, quick=quick)
-    result = run_evaluation(
-        system, patients, out=out, endpoint=endpoint, recipe=plan, quick=quick, seed=seed, resume=resume
-    )
+    result = run_evaluation(system, patients, out=out, endpoint=endpoint, recipe=plan, seed=seed, resume=resume)
     click.echo(result.summary().to_string(float_format=lambda value: f"{value:.3f}"))
     click.echo(f"{result.facts['seconds'] / 60:.1f} minutes; report in {out / 'report.md'}")
 
@@ -162,7 +188,7 @@ def evaluate(
 @click.option("--draws", default=5, show_default=True, help="Draws averaged for a completed modality.")
 @click.option("--steps", default=50, show_default=True, help="Steps of the sampler.")
 @_seed
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@_device
 def predict(
     model: Path, cohort: Path, out: Path, fill: str, months: str, draws: int, steps: int, seed: int, device: str
 ) -> None:
@@ -186,6 +212,8 @@ def predict(
     with replacing(out) as temporary:
         table.to_csv(temporary)
     click.echo(f"{len(table)} rows ({(table['completed'] != '').sum()} with completed modalities) written to {out}")
+    if imputed := int(table["imputed_entries"].sum()):
+        click.echo(f"{imputed} single missing entries took training values (column imputed_entries)")
 
 
 @main.command()

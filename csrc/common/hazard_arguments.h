@@ -4,7 +4,6 @@
 
 #include <torch/headeronly/util/Exception.h>
 
-#include <limits>
 #include <string>
 
 #include "common/dispatch.h"
@@ -76,14 +75,26 @@ struct HazardTensors {
         time_bin(contiguous_as(time_bin_, ScalarType::Long)),
         event(contiguous_as(event_, event_type(event_, compute_type(logits_)))),
         weights(contiguous_as(weights_, compute_type(logits_))) {
+    check_device("time_bin", time_bin, "logits", logits);
+    check_device("event", event, "logits", logits);
+    check_device("weights", weights, "logits", logits);
     STD_TORCH_CHECK(logits.dim() == 2, "logits must be [rows, bins], got ", logits.dim(), " dimensions");
     rows = logits.size(0);
-    STD_TORCH_CHECK(logits.size(1) <= std::numeric_limits<int32_t>::max(), "logits have too many bins");
+    // Far from where a 32-bit bin, or the first bin of the next step, overflows.
+    STD_TORCH_CHECK(logits.size(1) <= int64_t(1) << 30, "logits have too many bins");
     bins = static_cast<int32_t>(logits.size(1));
     STD_TORCH_CHECK(time_bin.numel() == rows && event.numel() == rows,
                     "time_bin and event must have one entry per row of logits");
     STD_TORCH_CHECK(weights.numel() == rows || weights.numel() == 0,
                     "weights must have one entry per row of logits, or none");
+  }
+
+  // What backward takes besides: the loss's gradient, per row or one, and the divisor.
+  void check_upstream(const Tensor& grad_loss, const Tensor& divisor, const HazardOptions& options) const {
+    check_device("grad_loss", grad_loss, "logits", logits);
+    check_device("divisor", divisor, "logits", logits);
+    STD_TORCH_CHECK(grad_loss.numel() == (options.reduction == Reduction::none ? rows : 1) && divisor.numel() == 1,
+                    "grad_loss must have the shape of the loss, and divisor one element");
   }
 
   EventCodes event_codes() const { return {event.const_data_ptr(), event.scalar_type()}; }

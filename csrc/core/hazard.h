@@ -36,12 +36,15 @@ struct HazardRow {
   int32_t flipped;
 };
 
+// An invalid row has bounds without meaning.
 SURVCORE_SHARED HazardRow hazard_row(int64_t time_bin, int32_t event, HazardForm form) {
   const int32_t bin = static_cast<int32_t>(time_bin);
-  const int32_t after_censored = form.censored_at_start ? 0 : 1;
+  const uint32_t after_censored = form.censored_at_start ? 0 : 1;
   const int32_t before_event = form.event_bin_only ? -1 : 0;  // as a mask
   const bool observed = event != kCensored;
-  return {observed ? (bin & before_event) : 0, bin + (observed ? 1 : after_censored), observed ? bin : -1};
+  // Unsigned, since the bin of an invalid row may be the largest integer.
+  const uint32_t end = static_cast<uint32_t>(bin) + (observed ? 1 : after_censored);
+  return {observed ? (bin & before_event) : 0, static_cast<int32_t>(end), observed ? bin : -1};
 }
 
 // Sum of softplus(y_j) = max(y_j, 0) + log1p(exp(-|y_j|)). The second parts are gathered as one product

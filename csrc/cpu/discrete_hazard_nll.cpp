@@ -183,18 +183,23 @@ SURVCORE_INLINE void backward_rows(const Problem<Real>& problem, int64_t first, 
   }
 }
 
-// One function per type, each built for every instruction set.
-#define SURVCORE_HAZARD_KERNELS(Real)                                                                            \
-  SURVCORE_VECTORIZED void forward_chunk(const Problem<Real>& problem, int64_t begin, int64_t end, Real* losses, \
-                                         double* sums) {                                                         \
-    forward_rows(problem, begin, end, losses, sums);                                                             \
-  }                                                                                                              \
-  SURVCORE_VECTORIZED void backward_chunk(const Problem<Real>& problem, int64_t begin, int64_t end,              \
-                                          const Real* row_gradients, Real gradient, Real* grad_logits) {         \
-    backward_rows(problem, begin, end, row_gradients, gradient, grad_logits);                                    \
+// One definition for each type and instruction set.
+#define SURVCORE_HAZARD_KERNELS(Real, bytes)                                                                   \
+  SURVCORE_TARGET_##bytes void forward_chunk(VectorWidth<bytes>, const Problem<Real>& problem, int64_t begin,  \
+                                             int64_t end, Real* losses, double* sums) {                        \
+    forward_rows(problem, begin, end, losses, sums);                                                           \
+  }                                                                                                            \
+  SURVCORE_TARGET_##bytes void backward_chunk(VectorWidth<bytes>, const Problem<Real>& problem, int64_t begin, \
+                                              int64_t end, const Real* row_gradients, Real gradient,           \
+                                              Real* grad_logits) {                                             \
+    backward_rows(problem, begin, end, row_gradients, gradient, grad_logits);                                  \
   }
-SURVCORE_HAZARD_KERNELS(float)
-SURVCORE_HAZARD_KERNELS(double)
+SURVCORE_HAZARD_KERNELS(float, 64)
+SURVCORE_HAZARD_KERNELS(float, 32)
+SURVCORE_HAZARD_KERNELS(float, 16)
+SURVCORE_HAZARD_KERNELS(double, 64)
+SURVCORE_HAZARD_KERNELS(double, 32)
+SURVCORE_HAZARD_KERNELS(double, 16)
 #undef SURVCORE_HAZARD_KERNELS
 
 template <class Real>
@@ -218,7 +223,8 @@ std::tuple<Tensor, Tensor> forward(const HazardTensors& tensors, const HazardOpt
   std::vector<double> sums(2 * ((tensors.rows + chunk_rows - 1) / chunk_rows));
   const Problem<Real> problem = problem_of<Real>(tensors, options);
   for_each_chunk(tensors.rows, chunk_rows, tensors.bins, [&](int64_t chunk, int64_t begin, int64_t end) {
-    forward_chunk(problem, begin, end, per_row ? losses : nullptr, &sums[2 * chunk]);
+    with_vector_width(
+        [&](auto width) { forward_chunk(width, problem, begin, end, per_row ? losses : nullptr, &sums[2 * chunk]); });
   });
   double loss_sum = 0;
   double weight_sum = 0;
@@ -235,6 +241,7 @@ std::tuple<Tensor, Tensor> forward(const HazardTensors& tensors, const HazardOpt
 template <class Real>
 Tensor backward(const Tensor& grad_loss, const Tensor& divisor, const HazardTensors& tensors,
                 const HazardOptions& options) {
+  tensors.check_upstream(grad_loss, divisor, options);
   const ScalarType type = tensors.logits.scalar_type();
   const Tensor gradients = contiguous_as(grad_loss, type);
   const Tensor divisor_value = contiguous_as(divisor, type);
@@ -245,7 +252,8 @@ Tensor backward(const Tensor& grad_loss, const Tensor& divisor, const HazardTens
   Real* output = static_cast<Real*>(grad_logits.mutable_data_ptr());
   const Problem<Real> problem = problem_of<Real>(tensors, options);
   for_each_chunk(tensors.rows, chunk_rows, tensors.bins, [&](int64_t, int64_t begin, int64_t end) {
-    backward_chunk(problem, begin, end, per_row ? gradient : nullptr, divided, output);
+    with_vector_width(
+        [&](auto width) { backward_chunk(width, problem, begin, end, per_row ? gradient : nullptr, divided, output); });
   });
   return grad_logits;
 }

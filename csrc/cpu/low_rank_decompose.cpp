@@ -1,10 +1,10 @@
 // CPU kernels of low_rank_decompose.
 //
-// A tile takes a few rows of the batch, gathers the parts they own as the rows of one matrix X, and projects them at once as
-// (X B) B^T: 4 D r operations per part, against which the losses, taken from the projected parts while they are in cache, are
-// small. Backward forms the gradient G of the projected parts the same way, and from it the gradients of the parts, (G B) B^T,
-// and of the basis, X^T (G B) + G^T (X B). A specific part is u - P u: its gradient is G - P G, and it enters the basis's
-// gradient with a minus. What a row lacks is neither gathered nor read.
+// A tile takes a few rows of the batch, gathers the parts they own as the rows of one matrix X, and projects them at
+// once as (X B) B^T: 4 D r operations per part, against which the losses, taken from the projected parts while they are
+// in cache, are small. Backward forms the gradient G of the projected parts the same way, and from it the gradients of
+// the parts, (G B) B^T, and of the basis, X^T (G B) + G^T (X B). A specific part is u - P u: its gradient is G - P G,
+// and it enters the basis's gradient with a minus. What a row lacks is neither gathered nor read.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -17,7 +17,6 @@
 #include "common/matrix_tile.h"
 #include "common/parallel.h"
 #include "common/tensors.h"
-#include "common/vector_width.h"
 
 namespace survcore {
 namespace {
@@ -26,7 +25,8 @@ constexpr int64_t most_chunks = 16;  // each holds a partial gradient of the bas
 
 // g_m - u_hat_m - mean of c_hat_{n<-m} over the row's other modalities n. `hat(m, n)` is a projected part of the row.
 template <class Real, class Hat>
-SURVCORE_INLINE void residual_of(const LowRankProblem<Real>& problem, int64_t row, int64_t m, const Hat& hat, Real* residual) {
+SURVCORE_INLINE void residual_of(const LowRankProblem<Real>& problem, int64_t row, int64_t m, const Hat& hat,
+                                 Real* residual) {
   const Real* whole = problem.whole + (m * problem.rows + row) * problem.width;
   const Real* specific = hat(m, m);
 #pragma omp simd
@@ -50,16 +50,17 @@ SURVCORE_INLINE void add_losses(const LowRankProblem<Real>& problem, int64_t row
       if (!problem.owns(row, n)) continue;
       const double weight = problem.pair_weight[m * problem.modalities + n];
       losses[1] += weight * squared_distance(hat(m, n), hat(n, m), width);
-      losses[2] += weight * (absolute_cosine(hat(m, m), hat(n, n), width) + absolute_cosine(hat(m, m), hat(m, n), width) +
-                             absolute_cosine(hat(n, n), hat(n, m), width));
+      losses[2] +=
+          weight * (absolute_cosine(hat(m, m), hat(n, n), width) + absolute_cosine(hat(m, m), hat(m, n), width) +
+                    absolute_cosine(hat(n, n), hat(n, m), width));
     }
   }
 }
 
 // Projected parts of rows [begin, end) and their share of the three losses.
 template <int bytes, class Real>
-SURVCORE_INLINE void forward_rows(const LowRankProblem<Real>& problem, LowRankTile<Real>& tile, int64_t begin, int64_t end,
-                                  const LowRankParts<Real>& output, double* losses) {
+SURVCORE_INLINE void forward_rows(const LowRankProblem<Real>& problem, LowRankTile<Real>& tile, int64_t begin,
+                                  int64_t end, const LowRankParts<Real>& output, double* losses) {
   std::vector<Real> residual(problem.width);
   const int64_t step = LowRankTile<Real>::rows_of(problem);
   for (int64_t first = begin; first < end; first += step) {
@@ -88,8 +89,8 @@ struct LowRankGradients {
 
 // Starts a row's gradients of its projected parts, `gradient(m, n)`, from upstream.
 template <class Real, class Gradient>
-SURVCORE_INLINE void start_gradients(const LowRankProblem<Real>& problem, const LowRankGradients<Real>& gradients, int64_t row,
-                                     const Gradient& gradient) {
+SURVCORE_INLINE void start_gradients(const LowRankProblem<Real>& problem, const LowRankGradients<Real>& gradients,
+                                     int64_t row, const Gradient& gradient) {
   for (int64_t m = 0; m < problem.modalities; ++m) {
     for (int64_t n = 0; n < problem.modalities; ++n) {
       if (!problem.owns(row, m, n)) continue;
@@ -137,16 +138,15 @@ SURVCORE_INLINE void add_loss_gradients(const LowRankProblem<Real>& problem, con
 
 // Gradients of rows [begin, end); adds their share of the basis's gradient to grad_basis [tile.width, tile.rank].
 template <int bytes, class Real>
-SURVCORE_INLINE void backward_rows(const LowRankProblem<Real>& problem, LowRankTile<Real>& tile, int64_t begin, int64_t end,
-                                   const LowRankGradients<Real>& gradients, Real* grad_basis) {
+SURVCORE_INLINE void backward_rows(const LowRankProblem<Real>& problem, LowRankTile<Real>& tile, int64_t begin,
+                                   int64_t end, const LowRankGradients<Real>& gradients, Real* grad_basis) {
   const int64_t step = LowRankTile<Real>::rows_of(problem);
   for (int64_t first = begin; first < end; first += step) {
     const int64_t last = std::min(end, first + step);
     tile.gather(problem, first, last);
     for (int64_t row = first; row < last; ++row) {
-      const auto gradient = [&](int64_t m, int64_t n) SURVCORE_INLINE_LAMBDA {
-        return tile.at(tile.gradients, problem, row - first, m, n);
-      };
+      const auto gradient = [&](int64_t m, int64_t n)
+                                SURVCORE_INLINE_LAMBDA { return tile.at(tile.gradients, problem, row - first, m, n); };
       start_gradients(problem, gradients, row, gradient);
       add_loss_gradients(problem, gradients, row, gradient);
     }
@@ -161,25 +161,28 @@ SURVCORE_INLINE void backward_rows(const LowRankProblem<Real>& problem, LowRankT
         tile.gradient_coordinates[i] = -tile.gradient_coordinates[i];
       }
     }
-    const auto add_to_basis = [&](const std::vector<Real>& left, const std::vector<Real>& right) SURVCORE_INLINE_LAMBDA {
-      const Columns<Real> columns{right.data(), panel_columns<Real>, tile.rank};
-      multiply<bytes, true>(left.data(), 1, tile.width, columns, tile.width, tile.rank, tile.count, grad_basis, tile.rank);
-    };
+    const auto add_to_basis = [&](const std::vector<Real>& left, const std::vector<Real>& right)
+                                  SURVCORE_INLINE_LAMBDA {
+                                    const Columns<Real> columns{right.data(), panel_columns<Real>, tile.rank};
+                                    multiply<bytes, true>(left.data(), 1, tile.width, columns, tile.width, tile.rank,
+                                                          tile.count, grad_basis, tile.rank);
+                                  };
     add_to_basis(tile.parts, tile.gradient_coordinates);
     add_to_basis(tile.gradients, tile.coordinates);
   }
 }
 
 // One definition for each width of vectors.
-#define SURVCORE_LOW_RANK_KERNELS(Real, bytes)                                                                                  \
-  SURVCORE_TARGET_##bytes void forward_chunk(VectorWidth<bytes>, const LowRankProblem<Real>& problem, LowRankTile<Real>& tile,  \
-                                             int64_t begin, int64_t end, const LowRankParts<Real>& output, double* losses) {    \
-    forward_rows<bytes>(problem, tile, begin, end, output, losses);                                                             \
-  }                                                                                                                             \
-  SURVCORE_TARGET_##bytes void backward_chunk(VectorWidth<bytes>, const LowRankProblem<Real>& problem, LowRankTile<Real>& tile, \
-                                              int64_t begin, int64_t end, const LowRankGradients<Real>& gradients,              \
-                                              Real* grad_basis) {                                                               \
-    backward_rows<bytes>(problem, tile, begin, end, gradients, grad_basis);                                                     \
+#define SURVCORE_LOW_RANK_KERNELS(Real, bytes)                                                             \
+  SURVCORE_TARGET_##bytes void forward_chunk(VectorWidth<bytes>, const LowRankProblem<Real>& problem,      \
+                                             LowRankTile<Real>& tile, int64_t begin, int64_t end,          \
+                                             const LowRankParts<Real>& output, double* losses) {           \
+    forward_rows<bytes>(problem, tile, begin, end, output, losses);                                        \
+  }                                                                                                        \
+  SURVCORE_TARGET_##bytes void backward_chunk(VectorWidth<bytes>, const LowRankProblem<Real>& problem,     \
+                                              LowRankTile<Real>& tile, int64_t begin, int64_t end,         \
+                                              const LowRankGradients<Real>& gradients, Real* grad_basis) { \
+    backward_rows<bytes>(problem, tile, begin, end, gradients, grad_basis);                                \
   }
 SURVCORE_LOW_RANK_KERNELS(float, 64)
 SURVCORE_LOW_RANK_KERNELS(float, 32)
@@ -204,13 +207,19 @@ struct Inputs {
   ScalarType type;
   Tensor basis, whole, specific, cross, availability;
 
-  Inputs(const Tensor& basis_, const Tensor& whole_, const Tensor& specific_, const Tensor& cross_, const Tensor& availability_)
+  Inputs(const Tensor& basis_, const Tensor& whole_, const Tensor& specific_, const Tensor& cross_,
+         const Tensor& availability_)
       : type(compute_type(whole_)),
         basis(contiguous_as(basis_, type)),
         whole(contiguous_as(whole_, type)),
         specific(contiguous_as(specific_, type)),
         cross(contiguous_as(cross_, type)),
-        availability(contiguous_as(availability_, ScalarType::Bool)) {}
+        availability(contiguous_as(availability_, ScalarType::Bool)) {
+    check_device("basis", basis, "whole", whole);
+    check_device("specific", specific, "whole", whole);
+    check_device("cross", cross, "whole", whole);
+    check_device("availability", availability, "whole", whole);
+  }
 
   template <class Real>
   LowRankProblem<Real> problem() const {
@@ -234,7 +243,8 @@ int64_t rows_per_chunk(const LowRankProblem<Real>& problem) {
   return std::max<int64_t>(32, (problem.rows + most_chunks - 1) / most_chunks);
 }
 
-// Cost of a row for the choice between one thread and several; a multiplication counts as a fraction of an element's load.
+// Cost of a row for the choice between one thread and several; a multiplication counts as a fraction of an element's
+// load.
 template <class Real>
 int64_t row_work(const LowRankProblem<Real>& problem) {
   return problem.modalities * problem.modalities * problem.width * (1 + problem.rank / 16);
@@ -251,7 +261,8 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Inputs& inputs) {
   std::vector<double> sums(3 * most_chunks);
   for_each_chunk(rows, rows_per_chunk(problem), row_work(problem), [&](int64_t chunk, int64_t begin, int64_t end) {
     LowRankTile<Real> tile(problem, false);
-    with_vector_width([&](auto width_tag) { forward_chunk(width_tag, problem, tile, begin, end, output, &sums[3 * chunk]); });
+    with_vector_width(
+        [&](auto width_tag) { forward_chunk(width_tag, problem, tile, begin, end, output, &sums[3 * chunk]); });
   });
   Real* total = writable<Real>(losses);
   for (int64_t loss = 0; loss < 3; ++loss) {
@@ -263,12 +274,14 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Inputs& inputs) {
 }
 
 template <class Real>
-std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_specific, const Tensor& grad_cross, const Tensor& grad_losses,
-                                                    const Inputs& inputs, const Tensor& saved_specific, const Tensor& saved_cross) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_specific, const Tensor& grad_cross,
+                                                    const Tensor& grad_losses, const Inputs& inputs,
+                                                    const Tensor& saved_specific, const Tensor& saved_cross) {
   // Parts saved in half precision are rounded: made again.
   const bool exact = saved_specific.scalar_type() == inputs.type && saved_cross.scalar_type() == inputs.type;
-  const auto hats = exact ? std::tuple(contiguous_as(saved_specific, inputs.type), contiguous_as(saved_cross, inputs.type), Tensor())
-                          : forward<Real>(inputs);
+  const auto hats =
+      exact ? std::tuple(contiguous_as(saved_specific, inputs.type), contiguous_as(saved_cross, inputs.type), Tensor())
+            : forward<Real>(inputs);
   const LowRankProblem<Real> problem = inputs.problem<Real>();
   const int64_t modalities = problem.modalities, rows = problem.rows, width = problem.width, rank = problem.rank;
   Tensor grad_basis = empty_on(inputs.whole, {width, rank}, inputs.type);
@@ -309,19 +322,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_specific,
 std::tuple<Tensor, Tensor, Tensor> low_rank_decompose(const Tensor& basis, const Tensor& whole, const Tensor& specific,
                                                       const Tensor& cross, const Tensor& availability) {
   const Inputs inputs(basis, whole, specific, cross, availability);
-  const auto [specific_hat, cross_hat, losses] = inputs.type == ScalarType::Double ? forward<double>(inputs) : forward<float>(inputs);
+  const auto [specific_hat, cross_hat, losses] =
+      inputs.type == ScalarType::Double ? forward<double>(inputs) : forward<float>(inputs);
   return {contiguous_as(specific_hat, specific.scalar_type()), contiguous_as(cross_hat, cross.scalar_type()), losses};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> low_rank_decompose_backward(
-    const Tensor& grad_specific, const Tensor& grad_cross, const Tensor& grad_losses, const Tensor& basis, const Tensor& whole,
-    const Tensor& specific, const Tensor& cross, const Tensor& availability, const Tensor& specific_hat, const Tensor& cross_hat) {
+    const Tensor& grad_specific, const Tensor& grad_cross, const Tensor& grad_losses, const Tensor& basis,
+    const Tensor& whole, const Tensor& specific, const Tensor& cross, const Tensor& availability,
+    const Tensor& specific_hat, const Tensor& cross_hat) {
   const Inputs inputs(basis, whole, specific, cross, availability);
   const auto typed = [&](const Tensor& tensor) { return contiguous_as(tensor, inputs.type); };
   const Tensor upstream[3] = {typed(grad_specific), typed(grad_cross), typed(grad_losses)};
   const auto [to_basis, to_whole, to_specific, to_cross] =
-      inputs.type == ScalarType::Double ? backward<double>(upstream[0], upstream[1], upstream[2], inputs, specific_hat, cross_hat)
-                                        : backward<float>(upstream[0], upstream[1], upstream[2], inputs, specific_hat, cross_hat);
+      inputs.type == ScalarType::Double
+          ? backward<double>(upstream[0], upstream[1], upstream[2], inputs, specific_hat, cross_hat)
+          : backward<float>(upstream[0], upstream[1], upstream[2], inputs, specific_hat, cross_hat);
   return {contiguous_as(to_basis, basis.scalar_type()), contiguous_as(to_whole, whole.scalar_type()),
           contiguous_as(to_specific, specific.scalar_type()), contiguous_as(to_cross, cross.scalar_type())};
 }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <string>
 #include <tuple>
+#include <type_traits>
 
 #include "common/cuda_launch.h"
 #include "common/hazard_arguments.h"
@@ -78,7 +79,8 @@ __global__ void __launch_bounds__(threads)
   // The bound is the same for all threads of a block, so that all take part in the shuffles.
   for (int64_t group = blockIdx.x; group * rows_per_block < problem.rows; group += gridDim.x) {
     const int64_t row = group * rows_per_block + threadIdx.x / lanes_per_row;
-    Real loss = 0;
+    Real total = 0;
+    Real factor = 0;
     if (row < problem.rows) {
       const Row<Real> read(problem, row);
       const Real* logits = problem.logits + row * problem.bins;
@@ -90,11 +92,13 @@ __global__ void __launch_bounds__(threads)
         sum.add(bin == read.bounds.flipped ? -x : x, true);
         if (++terms % SoftplusSum<Real>::capacity == 0) sum.fold();
       }
-      loss = read.factor == Real(0) ? Real(0) : read.factor * sum.value();
+      total = sum.value();
+      factor = read.factor;
       if (lane == 0) weight_sum += read.weight;
     }
-    for (int offset = lanes_per_row / 2; offset > 0; offset /= 2) loss += __shfl_xor_sync(0xffffffffu, loss, offset);
+    for (int offset = lanes_per_row / 2; offset > 0; offset /= 2) total += __shfl_xor_sync(0xffffffffu, total, offset);
     if (lane == 0 && row < problem.rows) {
+      const Real loss = factor == Real(0) ? Real(0) : factor * total;
       loss_sum += loss;
       if (losses) losses[row] = loss;
     }
@@ -197,6 +201,7 @@ std::tuple<Tensor, Tensor> forward(const HazardTensors& tensors, const HazardOpt
 template <class Real>
 Tensor backward(const Tensor& grad_loss, const Tensor& divisor, const HazardTensors& tensors,
                 const HazardOptions& options, cudaStream_t stream) {
+  tensors.check_upstream(grad_loss, divisor, options);
   const ScalarType type = tensors.logits.scalar_type();
   const Tensor gradients = contiguous_as(grad_loss, type);
   const Tensor total = contiguous_as(divisor, type);

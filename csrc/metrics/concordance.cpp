@@ -9,8 +9,8 @@ namespace survcore::metrics {
 
 namespace {
 
-// A row as the counting loop meets it, in one word, so that the loop reads forward: rank, event, and whether the next row has
-// the same time.
+// A row as the counting loop meets it, in one word, so that the loop reads forward: rank, event, and whether the next
+// row has the same time.
 constexpr std::uint64_t event_bit = 2;
 constexpr std::uint64_t continued_bit = 1;
 
@@ -32,8 +32,8 @@ void line_up(const double* time, const bool* event, const double* risk, const st
 
 }  // namespace
 
-// When an event is compared, the set holds exactly the rows that outlived it: those of a later time and those censored at its
-// own time. Events of one time enter together, after all of them were compared.
+// When an event is compared, the set holds exactly the rows that outlived it: those of a later time and those censored
+// at its own time. Events of one time enter together, after all of them were compared.
 ConcordanceCounts concordance_counts(const double* time, const bool* event, const double* risk,
                                      const std::uint64_t* time_order, std::uint64_t* risk_order, std::size_t count) {
   line_up(time, event, risk, time_order, risk_order, count);

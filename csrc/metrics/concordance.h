@@ -14,8 +14,8 @@ struct ConcordanceCounts {
   std::int64_t tied_both = 0;
 };
 
-// time, risk: [count] without NaN; event: [count]; time_order, risk_order: [count] words of order.h, sorted; risk_order is
-// overwritten. O(n log n), a single pass over the rows by decreasing time.
+// time, risk: [count] without NaN; event: [count]; time_order, risk_order: [count] words of order.h, sorted; risk_order
+// is overwritten. O(n log n), a single pass over the rows by decreasing time.
 ConcordanceCounts concordance_counts(const double* time, const bool* event, const double* risk,
                                      const std::uint64_t* time_order, std::uint64_t* risk_order, std::size_t count);
 

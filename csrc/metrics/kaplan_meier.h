@@ -6,8 +6,8 @@
 
 namespace survcore::metrics {
 
-// time: [count], non-negative, finite; event: [count]; words: [count]. Returns how many words stand in front, all of them
-// smaller than the words behind (roughly half of them): the two parts can be sorted independently.
+// time: [count], non-negative, finite; event: [count]; words: [count]. Returns how many words stand in front, all of
+// them smaller than the words behind (roughly half of them): the two parts can be sorted independently.
 std::size_t pack_times(const double* time, const bool* event, std::size_t count, std::uint64_t* words);
 
 // Number of distinct times among sorted words.

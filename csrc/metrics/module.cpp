@@ -1,5 +1,5 @@
-// survcore._metrics: the compiled steps of survcore/metrics.py, NumPy in and NumPy out. The values are checked there, and the
-// sorts between the steps are NumPy's.
+// survcore._metrics: the compiled steps of survcore/metrics.py, NumPy in and NumPy out. The values are checked there,
+// and the sorts between the steps are NumPy's.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -87,8 +87,10 @@ PYBIND11_MODULE(_metrics, module) {
              "Words whose sort orders the rows by value.");
   module.def("concordance_counts", &concordance_counts, py::arg("time"), py::arg("event"), py::arg("risk"),
              py::arg("time_order"), py::arg("risk_order"),
-             "Concordant, discordant, tied_risk, tied_time, tied_both; the orders, sorted words of pack_order, are overwritten.");
+             "Concordant, discordant, tied_risk, tied_time, tied_both; the orders, sorted words of pack_order, are "
+             "overwritten.");
   module.def("pack_times", &pack_times, py::arg("time"), py::arg("event"),
              "Words whose sort orders time and event, and how many of them come first, below all others.");
-  module.def("kaplan_meier", &kaplan_meier, py::arg("words"), "Times, survival, at_risk, events of sorted words of pack_times.");
+  module.def("kaplan_meier", &kaplan_meier, py::arg("words"),
+             "Times, survival, at_risk, events of sorted words of pack_times.");
 }

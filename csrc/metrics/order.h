@@ -10,7 +10,8 @@ namespace survcore::metrics {
 // words: [count]; values: [count] from smallest to largest, without NaN, count < 2^32.
 void pack_order(const double* values, std::size_t count, double smallest, double largest, std::uint64_t* words);
 
-// Orders rows whose leading bits agree and whose values do not; they are few unless the values crowd at one end of their range.
+// Orders rows whose leading bits agree and whose values do not; they are few unless the values crowd at one end of
+// their range.
 void finish_order(const double* values, std::size_t count, std::uint64_t* sorted_words);
 
 inline std::uint32_t row_of(std::uint64_t word) { return static_cast<std::uint32_t>(word); }

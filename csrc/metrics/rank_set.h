@@ -1,8 +1,9 @@
 // How many of the inserted ranks are smaller than a given one.
 //
-// A bitmap with one bit per row, and above it a 16-ary tree of counts: a node holds, for each of its 16 children, how many
-// rows were inserted into the children before it. An insertion sets a bit and adds one row of a table to one node per level
-// (a vector addition); a query counts bits in one word and adds one number per level. For n = 1e5 there are three levels.
+// A bitmap with one bit per row, and above it a 16-ary tree of counts: a node holds, for each of its 16 children, how
+// many rows were inserted into the children before it. An insertion sets a bit and adds one row of a table to one node
+// per level (a vector addition); a query counts bits in one word and adds one number per level. For n = 1e5 there are
+// three levels.
 #pragma once
 
 #include <array>
@@ -15,8 +16,8 @@ namespace survcore::metrics {
 
 class RankSet {
  public:
-  // For `size` rows in all. A rank is the position of its first row among the sorted rows: rows of equal value share the rank
-  // and own the bits from there on.
+  // For `size` rows in all. A rank is the position of its first row among the sorted rows: rows of equal value share
+  // the rank and own the bits from there on.
   explicit RankSet(std::size_t size) : same_(size, 0), present_(size / 64 + 1, 0) {
     std::size_t nodes = present_.size();
     do {

@@ -32,6 +32,9 @@ void test_validity() {
   CHECK(!hazard_row_valid(1, kObserved, 1));
   CHECK(!hazard_row_valid(-1, kCensored, 5));
   CHECK(!hazard_row_valid(int64_t(1) << 40, kCensored, 5));
+  const int32_t largest = std::numeric_limits<int32_t>::max();
+  CHECK(!hazard_row_valid(largest, kObserved, largest));
+  CHECK(hazard_row(largest, kObserved, HazardForm{false, false}).flipped == largest);  // defined, if meaningless
   CHECK(!hazard_row_valid(0, event_of(nan_value), 5));
   CHECK(event_of(0.0) == kCensored && event_of(1.0) == kObserved && event_of(int64_t(2)) == kObserved);
 }

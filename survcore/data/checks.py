@@ -6,6 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from survcore.data.messages import listed
 from survcore.data.modality import Modality
 from survcore.errors import DataError
@@ -39,3 +42,13 @@ def refuse_outcomes_as_features(modalities: Mapping[str, Modality], outcome_colu
                 f"modality {name!r} contains the outcome itself: column {listed(sorted(leaking))}; "
                 "drop it from the features"
             )
+
+
+def refuse_divided_patients(patient_ids: np.ndarray, parts: np.ndarray, what: str) -> None:
+    """Raises DataError where rows of one patient lie in several ``parts`` (folds or splits, [N])."""
+    several = pd.Series(parts).groupby(np.asarray(patient_ids)).nunique()
+    if (several > 1).any():
+        patient = several.index[several > 1][0]
+        raise DataError(
+            f"patient {str(patient)!r} has rows in {several[patient]} {what}; all rows of a patient belong in one"
+        )

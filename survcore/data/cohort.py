@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from survcore.data import checks, frames, labels
 from survcore.data.endpoint import Endpoint, find_endpoints, read_endpoint
+from survcore.data.fingerprint import fingerprint
 from survcore.data.make_modality import make_modality
 from survcore.data.messages import counted, listed
 from survcore.data.modality import Modality
@@ -163,6 +163,9 @@ class Cohort:
         )
         if not rows_without_modality:
             cohort.require_some_modality()
+        for what, parts in (("folds", cohort.fold), ("splits", cohort.split)):
+            if parts is not None:
+                checks.refuse_divided_patients(cohort.patient_ids, parts, what)
         return cohort
 
     @classmethod
@@ -280,16 +283,8 @@ class Cohort:
             )
 
     def fingerprint(self) -> str:
-        """16 hex digits over ids, outcomes, and the modalities' declarations and availability (not their values)."""
-        digest = hashlib.blake2b(digest_size=8)
-        digest.update("\x1f".join([*self.row_ids, *self.patient_ids]).encode())
-        for endpoint in self.endpoints.values():
-            digest.update(f"{endpoint.name}\x1f{endpoint.causes}".encode())
-            for values in (endpoint.time, endpoint.event, endpoint.entry):
-                digest.update(b"" if values is None else np.ascontiguousarray(values).tobytes())
-        for modality in self.modalities.values():
-            digest.update(repr(modality.spec).encode() + modality.present.tobytes())
-        return digest.hexdigest()
+        """16 hex digits that change with ids, outcomes, folds, splits, weights or values (of arrays, their shapes)."""
+        return fingerprint(self)
 
     def _take(self, index: np.ndarray) -> Cohort:
         def take(part: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from survcore.data.checks import refuse_divided_patients
 from survcore.data.messages import counted
 from survcore.draws import row_keys, row_uniform, stream_seed
 from survcore.errors import DataError
@@ -100,12 +101,7 @@ def check_folds(cohort: Cohort, fold: np.ndarray, endpoint: str | None = None) -
             raise DataError(f"fold {number} is empty (folds are numbered 0 to {int(fold.max())})")
         if not event[rows].any():
             raise DataError(f"fold {number}: none of its {counted(int(rows.sum()), 'row')} has an event")
-    several = pd.Series(fold).groupby(np.asarray(cohort.patient_ids)).nunique()
-    if (several > 1).any():
-        patient = several.index[several > 1][0]
-        raise DataError(
-            f"patient {str(patient)!r} has rows in {several[patient]} folds; a patient must be tested in one"
-        )
+    refuse_divided_patients(cohort.patient_ids, fold, "folds")
 
 
 def _patients(cohort: Cohort, endpoint: str | None) -> pd.DataFrame:

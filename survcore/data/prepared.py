@@ -86,7 +86,7 @@ class PreparedCohort:
         readers: what reads arrays and bags at batch time.
         targets: the endpoint of all rows, or None where the cohort has no outcomes.
         weights: case weights float32 [N], or None.
-        imputed: how many missing entries of each table were filled from training values.
+        imputed: per table and row, how many missing entries were filled from training values, int64 [N].
     """
 
     row_ids: np.ndarray
@@ -98,7 +98,7 @@ class PreparedCohort:
     readers: dict[str, ArrayReader]
     targets: Target | None
     weights: Tensor | None
-    imputed: dict[str, int]
+    imputed: dict[str, np.ndarray]
 
     def __len__(self) -> int:
         return len(self.row_key)

@@ -138,7 +138,7 @@ class Preprocessor:
             readers=readers,
             targets=self._targets(cohort),
             weights=None if cohort.weights is None else torch.as_tensor(cohort.weights, dtype=torch.float32),
-            imputed=imputed if self.imputes else dict.fromkeys(imputed, 0),
+            imputed=imputed if self.imputes else {name: np.zeros_like(counts) for name, counts in imputed.items()},
         )
 
     def state(self) -> dict[str, Any]:
@@ -167,21 +167,21 @@ class Preprocessor:
 
     def _table(
         self, declared: ModalityInput, modality: Modality | None, rows: int
-    ) -> tuple[torch.Tensor, torch.Tensor | None, int]:
-        """Values [rows, width] without NaN, a mask of observed entries if it is needed, and how many are missing."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None, np.ndarray]:
+        """Values [rows, width] without NaN, a mask of observed entries if it is needed, missing entries per row."""
         if modality is None:
-            return torch.zeros(rows, declared.width), None, 0
+            return torch.zeros(rows, declared.width), None, np.zeros(rows, dtype=np.int64)
         scaler = self.tables[declared.name]
         values = scaler.apply(scaler.aligned(modality))
         values[~modality.present] = 0.0
         missing = np.isnan(values)
-        count = int(missing.sum())
-        if count and self.imputes:
+        counts = missing.sum(axis=1)
+        if counts.any() and self.imputes:
             values = np.where(missing, scaler.fill.astype(np.float32), values)
-        elif count:
+        elif counts.any():
             values[missing] = 0.0
-        mask = torch.from_numpy(~missing & modality.present[:, None]) if count and not self.imputes else None
-        return torch.from_numpy(values), mask, count
+        mask = torch.from_numpy(~missing & modality.present[:, None]) if counts.any() and not self.imputes else None
+        return torch.from_numpy(values), mask, counts
 
     def _targets(self, cohort: Cohort) -> Target | None:
         if self.bins is None or self.endpoint not in cohort.endpoints:

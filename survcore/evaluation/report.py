@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,8 +39,8 @@ def write_report(folder: Path, metrics: pd.DataFrame, predictions: pd.DataFrame,
         f"# {system} on {facts['cohort']}",
         "",
         f"{facts['rows']} rows, {facts['events']} events of {facts['endpoint']}, {len(facts['folds'])} folds, "
-        f"modalities {', '.join(facts['modalities'])}; seed {facts['seed']}, "
-        f"{'quick' if facts['quick'] else 'full'} recipe, {facts['seconds'] / 60:.1f} minutes.",
+        f"modalities {', '.join(facts['modalities'])}; seed {facts['seed']}; {facts['seconds'] / 60:.1f} minutes"
+        f"{' after a resume' if facts['resumed'] else ''}.",
         "",
         "## Concordance index (Harrell) on the test folds",
         "",
@@ -56,6 +57,15 @@ def write_report(folder: Path, metrics: pd.DataFrame, predictions: pd.DataFrame,
         "![Kaplan-Meier curves by median risk](kaplan_meier.png)",
         "",
         *_training(facts),
+        "",
+        "## Recipe",
+        "",
+        "```json",
+        json.dumps(facts["recipe"], indent=1),
+        "```",
+        "",
+        f"`survcore.evaluate({system!r}, cohort, seed={facts['seed']}, recipe=...)` with this recipe and these "
+        "versions gives this report again.",
         "",
         "## Versions",
         "",
@@ -110,6 +120,8 @@ def _training(facts: dict[str, Any]) -> list[str]:
         )
     for model, chosen in facts["penalizers"].items():
         lines.append(f"- {model}: penalizer by fold {list(chosen.values())}")
+    for model, reason in facts["skipped"].items():
+        lines.append(f"- {model}: left out, {reason}")
     diagnostics = pd.DataFrame(facts["diagnostics"]).T
     if not diagnostics.empty:
         lines += ["", "Invariants on the training rows, mean over folds:", "", "| quantity | mean |", "|---|---|"]

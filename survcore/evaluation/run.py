@@ -13,15 +13,14 @@ import pandas as pd
 
 from survcore.data.cohort import Cohort
 from survcore.data.folds import check_folds, stratified_folds
+from survcore.errors import DataError
 from survcore.evaluation.report import write_report
 from survcore.evaluation.ridge_cox import RidgeCox
 from survcore.evaluation.scenarios import Scenario, scenarios
 from survcore.files import replacing
 from survcore.metrics import concordance_index
-from survcore.training.fit import fit, training_parts
+from survcore.training.fit import HELD_OUT_MARKS, fit, training_parts
 from survcore.training.recipe import Recipe, load_recipe
-
-_TABLES = {"vector", "panel", "embedding"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,8 @@ def evaluate(
     """Train and test a system on every fold: complete, each modality missing, unimodal versions retrained, ridge Cox.
 
     Folds are the cohort's own, else five stratified ones. In every fold a part of the training rows chooses the
-    checkpoint and the ridge penalizer; the test fold is touched once.
+    checkpoint and the ridge penalizer; the test fold is touched once. A rival whose modality has no rows or no events
+    in some fold is left out, which the report says. Rows that a split marks as "test" stay out of everything.
 
     Args:
         system: name of the system.
@@ -72,54 +72,64 @@ def evaluate(
         show_progress: draw progress bars; by default only on a terminal.
 
     Raises:
-        DataError: a fold has no rows or its training part no events.
+        DataError: a fold without rows or events, fewer than two folds, a patient in several folds.
         ValueError: unknown system or recipe value.
     """
     started = time.perf_counter()
-    recipe = recipe or load_recipe(system, quick=quick, changes=changes)
-    name = cohort.endpoint(endpoint).name
-    folds = cohort.fold if cohort.fold is not None else stratified_folds(cohort, 5, seed=seed, endpoint=name)
-    check_folds(cohort, folds, name)
-    cohort = replace(cohort, fold=folds)
-    numbers = sorted(int(fold) for fold in np.unique(folds[folds >= 0]))
-
-    collected = _Collected(cohort, name)
+    if recipe is None:
+        recipe = load_recipe(system, quick=quick, changes=changes)
+    elif quick or changes:
+        raise ValueError("quick and changes apply to the packaged recipe; give them to load_recipe, or no recipe here")
+    cohort, numbers = _with_folds(cohort, endpoint, seed)
+    outcome = cohort.endpoint(endpoint)
+    systems, ridges, skipped = _parts(system, cohort, outcome.name)
+    collected = _Collected(outcome.name)
     facts: dict[str, Any] = {
-        "system": system, "cohort": cohort.name, "endpoint": name, "seed": seed, "quick": quick, "recipe":
-        recipe.state(), "rows": int((folds >= 0).sum()), "events": int((cohort.endpoint(name).event[folds >= 0] >
-        0).sum()), "folds": numbers, "modalities": list(cohort.modalities), "diagnostics": {}, "penalizers": {},
+        "system": system,
+        "cohort": cohort.name,
+        "endpoint": outcome.name,
+        "rows": len(cohort),
+        "events": int((outcome.event > 0).sum()),
+        "folds": numbers,
+        "modalities": list(cohort.modalities),
+        "seed": seed,
+        "recipe": recipe.state(),
+        "resumed": resume,
+        "skipped": skipped,
+        "diagnostics": {},
+        "penalizers": {model: {} for model in ridges},
         "training": {},
-    }  # fmt: skip
+    }
     for fold in numbers:
-        test = cohort.where(fold=fold)
-
-        def train(part: Cohort, model: str, fold: int = fold) -> Any:
-            folder = Path(out) / "models" / f"fold_{fold}" / model if out is not None else None
-            return fit(
-                system, part, endpoint=name, fold=fold, recipe=recipe, seed=seed, out=folder, checkpoints=False,
-                resume=resume, label=f"fold {fold} {model}", show_progress=show_progress,
-            )  # fmt: skip
-
-        predictor = train(cohort, system)
-        facts["diagnostics"][fold] = predictor.description["diagnostics"]
-        facts["training"][fold] = predictor.description["training"]
-        for scenario in scenarios(tuple(cohort.modalities)):
-            shown = scenario.apply(test)
-            risk = predictor.predict(shown, fill=scenario.fill or "own", seed=seed)["risk"].to_numpy()
-            collected.add(system, scenario, fold, shown, risk)
-        if len(cohort.modalities) > 1:
-            for modality in cohort.modalities:
-                part = cohort.only([modality]).where(has=[modality])
-                alone = part.where(fold=fold)
-                model = f"{system} on {modality}"
-                risk = train(part, model.replace(" ", "_")).predict(alone, seed=seed)["risk"].to_numpy()
-                collected.add(model, Scenario("complete"), fold, alone, risk)
-        for model, part in _ridge_parts(cohort):
-            rows, validation = training_parts(part, name, fold, recipe.validation_fraction, seed)
-            ridge = RidgeCox.fit(rows, validation, name, recipe.preprocess)
-            facts["penalizers"].setdefault(model, {})[fold] = ridge.penalizer
-            alone = part.where(fold=fold)
-            collected.add(model, Scenario("complete"), fold, alone, ridge.predict(alone))
+        for model, part in systems.items():
+            predictor = fit(
+                system,
+                part,
+                endpoint=outcome.name,
+                fold=fold,
+                recipe=recipe,
+                seed=seed,
+                out=None if out is None else Path(out) / "models" / f"fold_{fold}" / model.replace(" ", "_"),
+                checkpoints=False,
+                resume=resume,
+                label=f"fold {fold}, {model}",
+                show_progress=show_progress,
+            )
+            if model == system:
+                facts["diagnostics"][fold] = predictor.description["diagnostics"]
+                facts["training"][fold] = predictor.description["training"]
+            for scenario in scenarios(tuple(part.modalities)):
+                shown = scenario.apply(part.where(fold=fold))
+                if shown is None:
+                    continue
+                risk = predictor.predict(shown, fill=scenario.fill or "own", seed=seed)["risk"].to_numpy()
+                collected.add(model, scenario, fold, shown, risk)
+        for model, part in ridges.items():
+            rows, validation = training_parts(part, outcome.name, fold, recipe.validation_fraction, seed)
+            ridge = RidgeCox.fit(rows, validation, outcome.name, recipe.preprocess)
+            facts["penalizers"][model][fold] = ridge.penalizer
+            test = part.where(fold=fold)
+            collected.add(model, Scenario("complete"), fold, test, ridge.predict(test))
 
     facts["seconds"] = time.perf_counter() - started
     result = Evaluation(pd.DataFrame(collected.metrics), pd.concat(collected.predictions, ignore_index=True), facts)
@@ -132,10 +142,43 @@ def evaluate(
     return result
 
 
+def _with_folds(cohort: Cohort, endpoint: str | None, seed: int) -> tuple[Cohort, list[int]]:
+    """The rows that take part, with folds that have been checked, and the folds' numbers."""
+    if cohort.split is not None:
+        cohort = cohort.select(~np.isin(np.char.lower(cohort.split.astype(str)), HELD_OUT_MARKS))
+    if cohort.fold is None:
+        cohort = replace(cohort, fold=stratified_folds(cohort, 5, seed=seed, endpoint=endpoint))
+    check_folds(cohort, cohort.fold, endpoint)
+    return cohort.select(cohort.fold >= 0), sorted(set(cohort.fold[cohort.fold >= 0].tolist()))
+
+
+def _parts(system: str, cohort: Cohort, endpoint: str) -> tuple[dict[str, Cohort], dict[str, Cohort], dict[str, str]]:
+    """The rows and modalities of each system and each ridge Cox model, and why a model is left out."""
+    names = list(cohort.modalities)
+    alone = {name: cohort.only([name]).where(has=[name]) for name in names}
+    systems = {system: cohort}
+    if len(names) > 1:
+        systems.update({f"{system} on {name}": part for name, part in alone.items()})
+    tables = [name for name in names if cohort.modalities[name].spec.is_table]
+    ridges = {f"ridge Cox on {name}": alone[name] for name in tables}
+    if len(tables) > 1:
+        together = cohort.only(tables)
+        ridges[f"ridge Cox on {' + '.join(tables)}"] = together.select(together.availability.any(axis=1))
+    skipped = {}
+    for models in (systems, ridges):
+        for model, part in list(models.items()):
+            try:
+                check_folds(part, part.fold, endpoint)
+            except DataError as error:
+                skipped[model] = str(error)
+                del models[model]
+    return systems, ridges, skipped
+
+
 class _Collected:
     """Metrics and predictions as they come in, fold by fold."""
 
-    def __init__(self, cohort: Cohort, endpoint: str) -> None:
+    def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self.metrics: list[dict[str, Any]] = []
         self.predictions: list[pd.DataFrame] = []
@@ -154,13 +197,3 @@ class _Collected:
             "event": event,
         }
         self.predictions.append(pd.DataFrame({**key, **columns}))
-
-
-def _ridge_parts(cohort: Cohort) -> list[tuple[str, Cohort]]:
-    """Ridge Cox on each table modality alone and on all of them together."""
-    tables = [m.spec.name for m in cohort.modalities.values() if m.spec.kind in _TABLES or m.spec.columns]
-    parts = [(f"ridge Cox on {table}", cohort.only([table]).where(has=[table])) for table in tables]
-    if len(tables) > 1:
-        both = cohort.only(tables)
-        parts.append((f"ridge Cox on {' + '.join(tables)}", both.select(both.availability.any(axis=1))))
-    return parts

@@ -23,11 +23,14 @@ class Scenario:
     absent: tuple[str, ...] = ()
     fill: str = ""
 
-    def apply(self, cohort: Cohort) -> Cohort:
-        """The cohort as this scenario shows it; rows that would be left with nothing are dropped."""
+    def apply(self, cohort: Cohort) -> Cohort | None:
+        """The cohort as this scenario shows it, without the rows that are left with nothing; None if that is all."""
         for modality in self.absent:
             cohort = cohort.without(modality)
-        return cohort.select(cohort.availability.any(axis=1)) if self.absent else cohort
+        left = cohort.availability.any(axis=1)
+        if not left.any():
+            return None
+        return cohort if left.all() else cohort.select(left)
 
 
 def scenarios(modalities: Sequence[str]) -> list[Scenario]:

@@ -27,7 +27,7 @@ def save_artifact(path: str | Path, description: dict[str, Any], weights: dict[s
     header = {"format": FORMAT, "format_version": FORMAT_VERSION, "weights_sha256": hashlib.sha256(data).hexdigest()}
     with replacing_folder(path) as folder:
         (folder / WEIGHTS).write_bytes(data)
-        (folder / DESCRIPTION).write_text(json.dumps({**header, **description}, indent=1))
+        (folder / DESCRIPTION).write_text(json.dumps({**description, **header}, indent=1))
 
 
 def load_artifact(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

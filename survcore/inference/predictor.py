@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from survcore.data.preprocessor import Preprocessor
 from survcore.errors import CheckpointError
@@ -19,6 +21,21 @@ from survcore.models.base import FILLS, System
 
 if TYPE_CHECKING:
     from survcore.data.cohort import Cohort
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Raw outputs for n rows.
+
+    Attributes:
+        heads: float64 arrays by name, ``risk`` [n] and e.g. ``hazard_logits`` [n, K].
+        completed: bool [n, M], modalities that were filled in.
+        imputed: int64 [n], single entries that took training values.
+    """
+
+    heads: dict[str, np.ndarray]
+    completed: np.ndarray
+    imputed: np.ndarray
 
 
 class Predictor:
@@ -57,11 +74,11 @@ class Predictor:
             build = system_class(description["system"])
             system = build(preprocessor.inputs, description["time_bins"], description["settings"])
             system.load_state_dict(weights)
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} does not hold what its description says: {error}") from error
         return cls(system.to(device), preprocessor, description)
 
-    def hazard_logits(
+    def outputs(
         self,
         cohort: Cohort,
         *,
@@ -70,54 +87,74 @@ class Predictor:
         draws: int = 5,
         steps: int = 50,
         batch_size: int = 256,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Hazard logits [n, K] of a cohort's rows, and which modalities were filled in (bool [n, M])."""
+    ) -> Outputs:
+        """What the task head says of a cohort's rows, and what was filled in on the way.
+
+        Args:
+            cohort: patients with any subset of the modalities; outcomes are not needed.
+            fill: "own" (the system completes what is missing), "zeros" or "mean".
+            seed: draws of a patient depend on (seed, row id) only.
+            draws, steps: of systems that sample.
+            batch_size: rows at a time; it does not change the result.
+
+        Raises:
+            DataError: a row with no modality, a modality the model never saw, or a missing one that it cannot complete.
+            ValueError: unknown fill.
+        """
         if fill not in FILLS:
             raise ValueError(f"fill must be one of {', '.join(FILLS)}, got {fill!r}")
+        cohort.require_some_modality()
         prepared = self.preprocessor.transform(cohort)
         device = next(self.system.parameters()).device
-        logits, completed = [], []
+        heads: list[dict[str, Tensor]] = []
+        completed = []
         with torch.inference_mode():
             for index in torch.arange(len(prepared)).split(batch_size):
                 encoded = self.system.encode(prepared.batch(index).to(device))
                 whole = self.system.complete(encoded, fill=fill, seed=seed, draws=draws, steps=steps)
-                logits.append(self.system.predict(whole)["hazard_logits"].float().cpu())
+                heads.append({name: value.cpu() for name, value in self.system.predict(whole).items()})
                 completed.append(whole.completed.cpu())
-        return torch.cat(logits).numpy(), torch.cat(completed).numpy()
+        return Outputs(
+            {name: torch.cat([head[name] for head in heads]).double().numpy() for name in heads[0]},
+            torch.cat(completed).numpy(),
+            sum(prepared.imputed.values(), np.zeros(len(prepared), dtype=np.int64)),
+        )
 
     def predict(
         self,
         cohort: Cohort,
         *,
         months: Sequence[float] = (12, 36, 60),
-        fill: str = "own",
-        seed: int = 0,
-        **sampling: Any,
+        restricted_mean_to: float | None = None,
+        **options: Any,
     ) -> pd.DataFrame:
         """One row per patient: risk, median survival, survival at the asked months, and what was filled in.
 
         Args:
             cohort: patients with any subset of the modalities; outcomes are not needed.
             months: times at which survival is reported; NaN beyond the longest follow-up of the training rows.
-            fill: "own" (the system completes what is missing), "zeros" or "mean".
-            seed: draws of a patient depend on (seed, row id) only.
-            sampling: ``draws``, ``steps`` and ``batch_size`` of :meth:`hazard_logits`.
+            restricted_mean_to: also report the restricted mean survival time up to this month.
+            options: ``fill``, ``seed``, ``draws``, ``steps`` and ``batch_size`` of :meth:`outputs`.
 
         Returns:
-            DataFrame indexed by row id: ``risk`` (minus the summed survival over bins, higher is worse),
-            ``median_survival`` (months, infinite where survival stays above one half), ``survival_<m>``,
-            ``available``, ``completed``, ``fill``.
+            DataFrame indexed by row id: ``risk`` (higher is worse; of discrete hazards minus the summed survival over
+            bins), ``median_survival`` (months, infinite where survival stays above one half), ``survival_<m>``,
+            ``restricted_mean`` if asked for, ``available`` and ``completed`` (modalities joined by +), ``fill``, and
+            ``imputed_entries``: single missing entries that took training values.
         """
-        logits, completed = self.hazard_logits(cohort, fill=fill, seed=seed, **sampling)
-        curves = self._curves(logits)
-        table = {"risk": risk_from_logits(logits), "median_survival": curves.median()}
+        outputs = self.outputs(cohort, **options)
+        curves = self._curves(outputs)
+        table: dict[str, Any] = {"risk": outputs.heads["risk"], "median_survival": curves.median()}
         for month, column in zip(months, curves.survival(list(months)).T, strict=True):
             table[f"survival_{month:g}"] = column
+        if restricted_mean_to is not None:
+            table["restricted_mean"] = curves.restricted_mean(restricted_mean_to)
         names = np.array(self.modalities)
-        filled = [names[row] for row in completed]
+        filled = [names[row] for row in outputs.completed]
         table["available"] = ["+".join(name for name in names if name not in row) for row in filled]
         table["completed"] = ["+".join(row) for row in filled]
-        table["fill"] = [fill if len(row) else "" for row in filled]
+        table["fill"] = [options.get("fill", "own") if len(row) else "" for row in filled]
+        table["imputed_entries"] = outputs.imputed
         return pd.DataFrame(table, index=pd.Index(cohort.row_ids, name="row_id"))
 
     def predict_survival_function(
@@ -128,24 +165,18 @@ class Predictor:
         Args:
             cohort: the patients.
             times: months; default 101 even steps up to the longest follow-up of the training rows.
-            options: as :meth:`hazard_logits`.
+            options: as :meth:`outputs`.
         """
-        logits, _ = self.hazard_logits(cohort, **options)
-        curves = self._curves(logits)
+        curves = self._curves(self.outputs(cohort, **options))
         times = np.linspace(0, curves.horizon, 101) if times is None else np.asarray(times, dtype=np.float64)
         return pd.DataFrame(
             curves.survival(times).T, index=pd.Index(times, name="months"), columns=list(cohort.row_ids)
         )
 
-    def _curves(self, logits: np.ndarray) -> SurvivalCurves:
-        hazards = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    def _curves(self, outputs: Outputs) -> SurvivalCurves:
+        with np.errstate(over="ignore"):
+            hazards = 1 / (1 + np.exp(-outputs.heads["hazard_logits"]))
         return SurvivalCurves(hazards, self.preprocessor.bins.edges, self.description["longest_follow_up"])
-
-
-def risk_from_logits(logits: np.ndarray) -> np.ndarray:
-    """Risk = - sum over bins of S(k), [n] float64; higher is worse."""
-    survival = np.exp(-np.cumsum(np.logaddexp(0, logits.astype(np.float64)), axis=1))
-    return -survival.sum(axis=1)
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> Predictor:

@@ -44,6 +44,16 @@ class Stage:
     monitor: str = "loss"
     cached: bool = False
 
+    def __post_init__(self) -> None:
+        for name, least in {"epochs": 1, "batch_size": 1, "accumulate": 1, "steps_per_epoch": 0, "patience": 0}.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"stage {self.name!r}: {name} must be a whole number from {least}, got {value!r}")
+        for name in ("learning_rate", "weight_decay"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
+                raise ValueError(f"stage {self.name!r}: {name} must be a number from 0, got {value!r}")
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -85,12 +95,16 @@ class System(nn.Module, ABC):
     """Base of the published systems.
 
     A subclass is built from the inputs it will see, the number of time bins and its settings, all JSON-able, so that
-    a saved model can be rebuilt from its description.
+    a saved model can be rebuilt from its description. It declares which kinds of modalities it takes, and whether it
+    takes missing entries (else they are imputed), competing causes and left truncation (else they are refused).
     """
 
     name: ClassVar[str]
     takes_missing_entries: ClassVar[bool] = False
+    takes_competing_causes: ClassVar[bool] = False
+    takes_entry: ClassVar[bool] = False
     modality_kinds: ClassVar[frozenset[str]]
+    stage_names: ClassVar[tuple[str, ...]]
 
     def __init__(self, inputs: Sequence[ModalityInput], bins: int, settings: dict[str, Any]) -> None:
         super().__init__()
@@ -125,11 +139,14 @@ class System(nn.Module, ABC):
 
     @abstractmethod
     def predict(self, completed: Completed) -> dict[str, Tensor]:
-        """Outputs of the task heads by name; the discrete-hazard head gives ``hazard_logits`` [B, K]."""
+        """Outputs of the task heads by name: ``risk`` [B] float64, higher is worse, and what it comes from.
 
-    @abstractmethod
+        The discrete-hazard head gives ``hazard_logits`` [B, K].
+        """
+
     def stages(self) -> tuple[str, ...]:
-        """The stages this instance trains through, in order (a stage without purpose for its inputs is left out)."""
+        """The stages this instance trains through, in order: all, unless one has no purpose for its inputs."""
+        return self.stage_names
 
     @abstractmethod
     def stage_parameters(self, stage: str) -> list[nn.Parameter]:

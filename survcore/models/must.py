@@ -16,6 +16,7 @@ from torch.nn import functional
 from survcore.batch import Batch, ModalityInput
 from survcore.diffusion import Denoiser, LatentDiffusion, NoiseSchedule
 from survcore.draws import row_normal, stream_seed
+from survcore.errors import DataError
 from survcore.models.base import FILLS, Completed, Encoded, Losses, System
 from survcore.models.must_encoder import MUSTEncoder, owners
 from survcore.models.must_settings import MUSTSettings
@@ -40,6 +41,7 @@ class MUST(System):
 
     name = "must"
     modality_kinds = frozenset({"vector", "panel", "embedding", "tokens"})
+    stage_names = ("warm_up", "joint", "diffusion")
 
     def __init__(self, inputs: Sequence[ModalityInput], bins: int, settings: dict[str, Any]) -> None:
         super().__init__(inputs, bins, settings)
@@ -70,7 +72,7 @@ class MUST(System):
 
         Raises:
             ValueError: unknown fill.
-            RuntimeError: something is missing that only the stage "diffusion", which has not run, could fill in.
+            DataError: something is missing that only the stage "diffusion", which has not run, could fill in.
         """
         if fill not in FILLS:
             raise ValueError(f"fill must be one of {', '.join(FILLS)}, got {fill!r}")
@@ -95,13 +97,14 @@ class MUST(System):
         return Completed(parts, absent, fill)
 
     def predict(self, completed: Completed) -> dict[str, Tensor]:
-        """``hazard_logits`` [B, K]."""
-        return {"hazard_logits": self._hazard_logits(completed.parts["specific"], completed.parts["shared"])}
+        """``hazard_logits`` [B, K], and ``risk`` [B] = -sum_k S(k)."""
+        logits = self._hazard_logits(completed.parts["specific"], completed.parts["shared"])
+        return {"hazard_logits": logits, "risk": hazard_risk(logits.double())}
 
     # ---- the protocol: training
 
     def stages(self) -> tuple[str, ...]:
-        return ("warm_up", "joint", "diffusion") if self.diffusion else ("warm_up", "joint")
+        return self.stage_names if self.diffusion else self.stage_names[:-1]
 
     def stage_parameters(self, stage: str) -> list[nn.Parameter]:
         self._check_stage(stage)
@@ -258,7 +261,7 @@ class MUST(System):
         """The diffusion model that fills in a modality absent from some rows."""
         if not self.diffusion or not self.diffusion[index].fitted:
             reason = "the stage 'diffusion' has not run" if self.diffusion else "the model knows no other modality"
-            raise RuntimeError(f"{self.modalities[index]!r} is absent in {rows} rows and cannot be filled in: {reason}")
+            raise DataError(f"{self.modalities[index]!r} is absent in {rows} rows and cannot be filled in: {reason}")
         return self.diffusion[index]
 
     def _check_stage(self, stage: str) -> None:

@@ -12,8 +12,6 @@ from survcore import _library
 from survcore.ops._autograd import differentiable
 from survcore.reference import discrete_hazard_nll as _reference
 
-_NO_WEIGHTS = torch.empty(0)
-
 
 def discrete_hazard_nll(
     logits: Tensor,
@@ -48,15 +46,16 @@ def discrete_hazard_nll(
 
     Returns:
         The loss, a scalar or [B] for reduction "none"; float32 for half-precision logits, else the type of the logits.
+        It has a first derivative with respect to the logits, also under ``torch.func``.
 
     Raises:
-        ValueError: shapes or options are wrong; with ``validate``, an out-of-range bin, an event other than 0 and 1, a
+        ValueError: shapes, devices or options are wrong; with ``validate``, an out-of-range bin, an event other than 0 and 1, a
             NaN logit or a negative weight.
         TypeError: logits are not floating, or time_bin is not int64.
     """
     rows = _check(logits, time_bin, event, weights, censored, form, reduction)
     if weights is None:
-        weights = _NO_WEIGHTS if logits.device == _NO_WEIGHTS.device else logits.new_empty(0)
+        weights = logits.new_empty(0)  # new for each call: one kept from an earlier call may belong to another mode
     if validate:
         _check_values(logits, time_bin, event, weights, rows)
     return _apply(logits, time_bin, event, weights, censored, form, float(alpha), reduction)[0]
@@ -82,10 +81,12 @@ def _check(
     if time_bin.dtype != torch.int64:
         hint = "; time bins are indices, not times" if time_bin.is_floating_point() else ""
         raise TypeError(f"time_bin must be int64, got {time_bin.dtype}{hint}")
-    rows = logits.shape[0]
+    rows, device = logits.shape[0], logits.device
     for name, value in (("time_bin", time_bin), ("event", event), ("weights", weights)):
         if value is not None and (value.dim() != 1 or value.shape[0] != rows):
             raise ValueError(f"{name} must have one entry per row of logits, [{rows}], got shape {tuple(value.shape)}")
+        if value is not None and value.device != device:
+            raise ValueError(f"{name} is on {value.device}, logits on {device}: expected one device")
     if censored not in ("start", "end"):
         raise ValueError(f"censored must be 'start' or 'end', got {censored!r}")
     if form not in ("likelihood", "must_eq6"):

@@ -78,6 +78,8 @@ def _check(basis: Tensor, whole: Tensor, specific: Tensor, cross: Tensor, availa
     modalities, rows, width = whole.shape
     if modalities == 0 or width == 0:
         raise ValueError(f"whole must be [M, B, D] with M >= 1 and D >= 1, got shape {tuple(whole.shape)}")
+    if basis.shape[1] == 0:
+        raise ValueError(f"basis must be [D, r] with r >= 1, got shape {tuple(basis.shape)}")
     expected = {
         "basis": (basis, (width, basis.shape[1])),
         "specific": (specific, (modalities, rows, width)),

@@ -14,18 +14,25 @@ import numpy as np
 import torch
 
 from survcore.data.cohort import Cohort
+from survcore.data.endpoint import Endpoint
 from survcore.data.folds import split_validation
 from survcore.data.leaks import outcome_columns
 from survcore.data.messages import listed
 from survcore.data.preprocessor import Preprocessor
 from survcore.draws import stream_seed
+from survcore.errors import CheckpointError, DataError
 from survcore.files import replacing
 from survcore.inference.predictor import Predictor
 from survcore.models import system_class
+from survcore.models.base import Stage, System
 from survcore.training.checkpoint import Checkpoint
 from survcore.training.loop import train
 from survcore.training.progress import Progress
 from survcore.training.recipe import Recipe, load_recipe
+
+_TRAINING_MARKS = ("train", "training")
+_VALIDATION_MARKS = ("validation", "valid", "val")
+HELD_OUT_MARKS = ("test", "testing", "held-out", "external")
 
 
 def fit(
@@ -49,8 +56,8 @@ def fit(
 
     Args:
         system: name of the system, e.g. ``"must"``.
-        cohort: the patients. With ``fold`` the rows of that fold are left out; with a ``split`` column only the rows
-            marked "train" (and "validation") are used; else all rows.
+        cohort: the patients. With ``fold`` the rows of that fold are left out; where there are splits, only rows
+            marked "train" are trained on and rows marked "validation" choose the checkpoint.
         endpoint: which endpoint, where the cohort has several.
         fold: the fold to leave out.
         recipe: a recipe of one's own; default the packaged one.
@@ -73,13 +80,17 @@ def fit(
         CheckpointError: the checkpoint in ``out`` is foreign, cut short or of another run.
     """
     build = system_class(system)
-    recipe = recipe or load_recipe(system, quick=quick, changes=changes)
+    if recipe is None:
+        recipe = load_recipe(system, quick=quick, changes=changes)
+    elif quick or changes:
+        raise ValueError("quick and changes apply to the packaged recipe; give them to load_recipe, or no recipe here")
     name = cohort.endpoint(endpoint).name
+    _require_takes(build, cohort.endpoint(name))
+    cohort.require_some_modality()
     run = {"recipe": recipe.state(), "seed": seed, "fold": fold, "endpoint": name, "cohort": cohort.fingerprint()}
     if resume and out is not None and (finished := _finished(Path(out) / "model", run, device)):
         return finished
     training, validation = training_parts(cohort, name, fold, recipe.validation_fraction, seed)
-    training.require_events(name, "the training part" if fold is None else f"the training part of fold {fold}")
     _warn_of_leaks(training)
 
     preprocessor = Preprocessor.fit(training, recipe.preprocess, endpoint=name, imputes=not build.takes_missing_entries)
@@ -90,7 +101,7 @@ def fit(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "weights"))
         model = build(preprocessor.inputs, bins, recipe.model).to(device)
-    stages = _stages(model.stages(), recipe)
+    stages = _stages(model, recipe)
 
     progress = Progress(sum(stage.epochs for stage in stages), label, show=show_progress)
     checkpoint = None
@@ -125,7 +136,7 @@ def fit(
             "rows": len(training),
             "events": int((outcome.event > 0).sum()),
             "validation_rows": 0 if validation is None else len(validation),
-            "imputed_entries": prepared.imputed,
+            "imputed_entries": {name: int(counts.sum()) for name, counts in prepared.imputed.items()},
         },
         "diagnostics": _diagnostics(model, prepared, device),
         "versions": {
@@ -145,21 +156,37 @@ def fit(
 def training_parts(
     cohort: Cohort, endpoint: str, fold: int | None, fraction: float, seed: int
 ) -> tuple[Cohort, Cohort | None]:
-    """The rows to train on and the rows that choose the checkpoint (None where there are none)."""
+    """The rows to train on and the rows that choose the checkpoint (None where there are none).
+
+    Rows of ``fold`` are left out. Where the cohort has splits, only rows marked "train" are trained on, and rows marked
+    "validation" choose the checkpoint; else a share of the training rows does.
+
+    Raises:
+        DataError: no such fold, a fold or training part without events, no row marked for training.
+    """
+    pool = cohort
     if fold is not None:
+        cohort.where(fold=fold).require_events(endpoint, f"fold {fold}")
         pool = cohort.where(not_fold=fold)
-        cohort.where(fold=fold)  # an unknown fold is an error, not an empty test part
-    elif cohort.split is not None and np.isin(["train", "training"], cohort.split).any():
-        marked = {"train": cohort.split == "train", "validation": np.isin(cohort.split, ["validation", "val"])}
-        pool = cohort.select(marked["train"] | (cohort.split == "training"))
-        if marked["validation"].any():
-            return pool, cohort.select(marked["validation"])
-    else:
-        pool = cohort
-    if fraction <= 0:
-        return pool, None
-    train_index, validation_index = split_validation(pool, fraction=fraction, seed=seed, endpoint=endpoint)
-    return pool.select(train_index), pool.select(validation_index)
+    validation = None
+    if pool.split is not None:
+        marks = np.char.lower(pool.split.astype(str))
+        marked = np.isin(marks, _TRAINING_MARKS)
+        if not marked.any():
+            raise DataError(
+                f"the cohort has splits, but no row is marked for training ({' or '.join(_TRAINING_MARKS)}); "
+                f"its splits are {listed(sorted(set(pool.split)))}"
+            )
+        chosen = np.isin(marks, _VALIDATION_MARKS)
+        validation = pool.select(chosen) if chosen.any() else None
+        pool = pool.select(marked)
+    where = "the training part" if fold is None else f"the training part of fold {fold}"
+    pool.require_events(endpoint, where)
+    if validation is None and fraction > 0:
+        train_index, validation_index = split_validation(pool, fraction=fraction, seed=seed, endpoint=endpoint)
+        pool, validation = pool.select(train_index), pool.select(validation_index)
+        pool.require_events(endpoint, where)
+    return pool, validation
 
 
 def write_history(path: Path, history: list[dict[str, Any]]) -> None:
@@ -176,7 +203,26 @@ def _finished(path: Path, run: dict[str, Any], device: torch.device | str) -> Pr
     if not path.is_dir():
         return None
     predictor = Predictor.load(path, device)
-    return predictor if predictor.description.get("run") == run else None
+    if predictor.description.get("run") != run:
+        raise CheckpointError(
+            f"{path} holds the model of another run (other recipe, seed, fold or cohort): "
+            "choose another output folder, or train without resuming to replace it"
+        )
+    return predictor
+
+
+def _require_takes(build: type[System], endpoint: Endpoint) -> None:
+    """A model that would silently misread an endpoint does not get it."""
+    if endpoint.causes > 1 and not build.takes_competing_causes:
+        raise DataError(
+            f"endpoint {endpoint.name!r} has {endpoint.causes} competing causes, and {build.name} takes one: "
+            "declare an endpoint whose event is the cause of interest (other causes count as censored)"
+        )
+    if endpoint.entry is not None and not build.takes_entry:
+        raise DataError(
+            f"endpoint {endpoint.name!r} has entry times (left truncation), which {build.name} cannot take into "
+            "account: drop the entry column to train on follow-up from time 0 all the same"
+        )
 
 
 def _warn_of_leaks(cohort: Cohort) -> None:
@@ -190,10 +236,14 @@ def _warn_of_leaks(cohort: Cohort) -> None:
             )
 
 
-def _stages(names: tuple[str, ...], recipe: Recipe) -> list[Any]:
-    if unknown := [name for name in names if name not in recipe.stages]:
+def _stages(model: System, recipe: Recipe) -> list[Stage]:
+    names = model.stages()
+    lacking = [name for name in names if name not in recipe.stages]
+    unknown = [name for name in recipe.stages if name not in model.stage_names]
+    if lacking or unknown:
         raise ValueError(
-            f"the recipe of {recipe.system!r} lacks [stages.{unknown[0]}]; it has {', '.join(recipe.stages)}"
+            f"{model.name} has the stages {', '.join(model.stage_names)}; the recipe "
+            + (f"lacks {', '.join(lacking)}" if lacking else f"has {', '.join(unknown)}")
         )
     return [recipe.stages[name] for name in names]
 

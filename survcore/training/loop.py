@@ -17,12 +17,12 @@ from torch import Tensor
 from survcore.batch import Batch
 from survcore.draws import stream_seed
 from survcore.metrics import concordance_index
-from survcore.models.base import Stage, System
+from survcore.models.base import Losses, Stage, System
 from survcore.training.checkpoint import Checkpoint, RunState, load_optimizer_tensors, optimizer_tensors
 from survcore.training.progress import Progress
 
 
-class Rows(Protocol):
+class TrainingRows(Protocol):
     """What the loop trains on: prepared rows, or their frozen latents."""
 
     availability: Tensor
@@ -52,8 +52,8 @@ class LatentRows:
 def train(
     system: System,
     stages: list[Stage],
-    training: Rows,
-    validation: Rows | None,
+    training: TrainingRows,
+    validation: TrainingRows | None,
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -79,12 +79,13 @@ def train(
         predicts.
 
     Raises:
-        FloatingPointError: the loss is not finite; the message names stage and epoch.
+        FloatingPointError: a loss or risk is not finite; the message names stage and epoch.
     """
     progress = progress or Progress.silent()
     state = (checkpoint.read() if checkpoint and resume else None) or RunState()
     if state.model:
         system.load_state_dict(state.model)
+    progress.skip(sum(stage.epochs for stage in stages[: state.stage]))
     with torch.random.fork_rng(devices=[] if torch.device(device).type == "cpu" else None):
         for index in range(state.stage, len(stages)):
             if index > state.stage:
@@ -110,8 +111,8 @@ class _StageRun:
         self,
         system: System,
         stage: Stage,
-        training: Rows,
-        validation: Rows | None,
+        training: TrainingRows,
+        validation: TrainingRows | None,
         state: RunState,
         seed: int,
         device: torch.device | str,
@@ -198,6 +199,14 @@ class _StageRun:
             self._step()
         return sums.values("")
 
+    def _require_finite(self, losses: Losses, part: str) -> None:
+        risk = losses.risk
+        if not math.isfinite(losses.loss.item()) or (risk is not None and not torch.isfinite(risk).all()):
+            raise FloatingPointError(
+                f"the {part} loss or risk is not finite in stage {self.stage.name!r}, epoch {self.state.epoch + 1}: "
+                "lower the learning rate, or clip the gradient"
+            )
+
     def _step(self) -> None:
         if self.gradient_clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.gradient_clip)
@@ -223,6 +232,7 @@ class _StageRun:
         for index in torch.arange(len(self.validation)).split(max(stage.batch_size, 256)):
             batch = self.validation.batch(index).to(self.device)
             losses = self.system.losses(batch, stage.name, seed=stream_seed(self.seed, "validation", stage.name))
+            self._require_finite(losses, "validation")
             sums.add({"loss": losses.loss, **losses.parts}, len(index))
             if losses.risk is not None and batch.target is not None:
                 risks.append(losses.risk.cpu())
@@ -236,23 +246,23 @@ class _StageRun:
 
 
 class _Means:
-    """Means of named losses, weighted by rows."""
+    """Means of named losses, weighted by the rows of the batches that report them."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
-        self.rows = 0
+        self.rows: dict[str, int] = {}
 
     def add(self, parts: dict[str, Tensor], rows: int) -> None:
         for name, value in parts.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.item() * rows
-        self.rows += rows
+            self.rows[name] = self.rows.get(name, 0) + rows
 
     def values(self, prefix: str) -> dict[str, float]:
-        return {f"{prefix}{name}": value / max(self.rows, 1) for name, value in self.sums.items()}
+        return {f"{prefix}{name}": value / self.rows[name] for name, value in self.sums.items()}
 
 
 @torch.no_grad()
-def _latent_rows(system: System, rows: Rows, device: torch.device | str) -> LatentRows:
+def _latent_rows(system: System, rows: TrainingRows, device: torch.device | str) -> LatentRows:
     system.eval()
     parts: list[tuple[Batch, dict[str, Tensor]]] = []
     for index in torch.arange(len(rows)).split(256):

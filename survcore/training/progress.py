@@ -28,6 +28,11 @@ class Progress:
         """A display that shows nothing."""
         return cls(0, show=False)
 
+    def skip(self, epochs: int) -> None:
+        """Epochs of stages that an earlier part of the run has finished."""
+        if self._bar:
+            self._bar.update(self._task, advance=epochs)
+
     def start_stage(self, name: str, epochs: int, done: int = 0) -> None:
         """A stage begins, or goes on after ``done`` epochs."""
         self._left = epochs - done

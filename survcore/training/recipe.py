@@ -13,7 +13,7 @@ from typing import Any
 from survcore.models.base import Stage
 
 _TABLES = ("system", "model", "preprocess", "training", "stages", "quick")
-_TRAINING = {"validation_fraction", "gradient_clip"}
+_TRAINING = {"validation_fraction": 0.15, "gradient_clip": 0.0}
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,17 @@ def load_recipe(
         if missing := {"epochs", "learning_rate"} - set(values):
             raise ValueError(f"[stages.{name}] lacks {', '.join(sorted(missing))}")
         stages[name] = Stage(name=name, **values)
+    fraction, clip = (float(training.get(name, default)) for name, default in _TRAINING.items())
+    if not 0 <= fraction < 1 or clip < 0:
+        raise ValueError(
+            f"[training] needs 0 <= validation_fraction < 1 and gradient_clip >= 0, got {fraction:g} and {clip:g}"
+        )
     return Recipe(
         system=system,
         model=table.get("model", {}),
         preprocess=table.get("preprocess", {}),
-        validation_fraction=float(training.get("validation_fraction", 0.15)),
-        gradient_clip=float(training.get("gradient_clip", 0.0)),
+        validation_fraction=fraction,
+        gradient_clip=clip,
         stages=stages,
     )
 
