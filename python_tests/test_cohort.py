@@ -213,7 +213,7 @@ def test_fold_may_be_a_dict_a_series_or_a_frame():
 
 def test_select_takes_everything_along_in_order():
     frame = outcomes(
-        entry=0.25, strata=list("aabbcc"), weights=[1.0, 2, 3, 4, 5, 6], patient_id=list("uuvvww"), fold=range(6)
+        entry=0.25, strata=list("aabbcc"), weights=[1.0, 2, 3, 4, 5, 6], patient_id=list("uuvvww"), fold=[0, 0, 1, 1, 2, 2]
     )
     bags = {row: np.full((1, 2), position, dtype=np.float32) for position, row in enumerate(ALL)}
     cohort = Cohort.from_frames({"rna": table(ALL), "slides": bags}, frame, time_unit="months")
@@ -222,7 +222,7 @@ def test_select_takes_everything_along_in_order():
     assert list(picked.patient_ids) == ["w", "u"]
     assert picked.endpoint().time.tolist() == [5.0, 1.0]
     assert picked.endpoint().entry.tolist() == [0.25, 0.25]
-    assert (picked.strata.tolist(), picked.weights.tolist(), picked.fold.tolist()) == (["c", "a"], [5.0, 1.0], [4, 0])
+    assert (picked.strata.tolist(), picked.weights.tolist(), picked.fold.tolist()) == (["c", "a"], [5.0, 1.0], [2, 0])
     np.testing.assert_array_equal(picked.modalities["rna"].table, cohort.modalities["rna"].table[[4, 0]])
     assert picked.modalities["slides"].value(0).tolist() == [[4.0, 4.0]]
     mask = np.array([True, False, False, False, False, True])
@@ -317,3 +317,10 @@ def test_a_large_cohort_is_made_without_a_loop_over_rows():
     values = pd.DataFrame(np.ones((count, 4), dtype=np.float32), index=rows[::-1], columns=list("abcd"))
     cohort = Cohort.from_frames({"clinical": values}, frame, time_unit="months")
     assert len(cohort.where(fold=3)) == count // 5
+
+
+def test_summary_names_columns_that_no_token_reads():
+    table = pd.DataFrame(np.ones((2, 3)), index=["a", "b"], columns=["x", "y", "z"])
+    outcomes = pd.DataFrame({"row_id": ["a", "b"], "time": [1.0, 2.0], "event": [1, 0]})
+    cohort = Cohort.from_frames({"rna": table}, outcomes, time_unit="months", groups={"rna": {"only": ["x"]}})
+    assert "rna: 2 columns in no token, not read by models: 'y', 'z'" in cohort.summary()

@@ -47,7 +47,7 @@ def full_cohort() -> Cohort:
             "entry": [0.1] * 7,
             "OS_time": random.exponential(3, size=7),
             "OS_event": [0, 1] * 3 + [0],
-            "fold": [0, 1, 2, 0, 1, 2, None],
+            "fold": [0, 0, 2, 0, 1, 2, None],
             "split": ["train", None, "test", "train", "train", "test", "NA"],
             "strata": ["1", "1", "2", "2", "01", "1", "NULL"],
             "weights": random.uniform(size=7),

@@ -83,6 +83,9 @@ def test_empty_batch_keeps_the_graph() -> None:
         ({"time_bin": TIME_BIN.double()}, TypeError, "indices, not times"),
         ({"event": EVENT[:2]}, ValueError, "event must have one entry per row"),
         ({"weights": torch.ones(3, 1)}, ValueError, "weights must have one entry per row"),
+        ({"time_bin": TIME_BIN.to("meta")}, ValueError, "time_bin is on meta, logits on cpu"),
+        ({"event": EVENT.to("meta")}, ValueError, "event is on meta, logits on cpu"),
+        ({"weights": torch.ones(3, device="meta")}, ValueError, "weights is on meta, logits on cpu"),
         ({"censored": "middle"}, ValueError, "'start' or 'end'"),
         ({"form": "breslow"}, ValueError, "'likelihood' or 'must_eq6'"),
         ({"reduction": "max"}, ValueError, "'mean', 'sum' or 'none'"),
@@ -100,3 +103,31 @@ def test_errors_say_what_was_expected_and_where(change: dict, error: type[Except
     arguments = {"logits": LOGITS, "time_bin": TIME_BIN, "event": EVENT} | change
     with pytest.raises(error, match=message):
         discrete_hazard_nll(**arguments)
+
+
+CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+OPTIONS = ("end", "likelihood", 0.0, "mean")
+NO_WEIGHTS = torch.empty(0, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("position", "name"), [(1, "time_bin"), (2, "event"), (3, "weights")])
+def test_kernel_refuses_tensors_of_two_devices(position: int, name: str) -> None:
+    """Called past the public function; its pointers would be another device's."""
+    arguments = [LOGITS, TIME_BIN, EVENT, NO_WEIGHTS]
+    arguments[position] = arguments[position].to("meta")
+    with pytest.raises(RuntimeError, match=f"{name} must be on the device of logits"):
+        torch.ops.survcore.discrete_hazard_nll.default.redispatch(CPU, *arguments, *OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("grad_loss", "divisor", "message"),
+    [
+        (torch.ones((), device="meta"), torch.ones(()), "grad_loss must be on the device of logits"),
+        (torch.ones(()), torch.ones((), device="meta"), "divisor must be on the device of logits"),
+        (torch.ones(2), torch.ones(()), "grad_loss must have the shape of the loss"),
+    ],
+)
+def test_backward_kernel_checks_its_arguments(grad_loss: torch.Tensor, divisor: torch.Tensor, message: str) -> None:
+    arguments = (grad_loss, LOGITS, TIME_BIN, EVENT, NO_WEIGHTS, divisor)
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.survcore.discrete_hazard_nll_backward.default.redispatch(CPU, *arguments, *OPTIONS)

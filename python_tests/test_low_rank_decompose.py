@@ -222,6 +222,8 @@ def test_half_precision_keeps_its_type_and_sums_in_float32() -> None:
     ("position", "change", "error", "message"),
     [
         (0, lambda basis: basis[:-1], ValueError, r"basis must have shape \(12, 3\)"),
+        (0, lambda basis: basis[:, :0], ValueError, r"basis must be \[D, r\] with r >= 1, got shape \(12, 0\)"),
+        (2, lambda specific: specific.to("meta"), ValueError, "specific is on meta, whole on cpu"),
         (1, lambda whole: whole[0], ValueError, r"whole must be \[M, B, D\]"),
         (2, lambda specific: specific[:, :-1], ValueError, r"specific must have shape \(2, 5, 12\).*got \(2, 4, 12\)"),
         (3, lambda cross: cross[0], ValueError, r"cross must have shape \(2, 2, 5, 12\)"),

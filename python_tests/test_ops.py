@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,7 +35,7 @@ def _arguments(
 def _with_gradient(case: OpCase, arguments: Arguments) -> tuple[Arguments, list[Tensor]]:
     """The arguments with the differentiable ones as fresh leaves, and these leaves."""
     arguments = tuple(
-        value.detach().clone().requires_grad_() if position in case.differentiable else value
+        value.detach().requires_grad_() if position in case.differentiable else value
         for position, value in enumerate(arguments)
     )
     return arguments, [arguments[position] for position in case.differentiable]
@@ -153,14 +157,30 @@ def test_compiles_as_one_graph(case: OpCase) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("case", "kind", "name"), SAMPLES)
 def test_views_give_the_same_bits(case: OpCase, kind: str, name: str, device: str) -> None:
-    """Offset, non-contiguous and expanded arguments."""
+    """Outputs and gradients of offset, non-contiguous and expanded arguments are those of their contiguous copies."""
     arguments = _arguments(case, kind, name, torch.float32, device)
-    expected = _outputs(case, arguments)
-    for view in (_offset, _strided, _transposed):
-        changed = tuple(view(value) if isinstance(value, Tensor) else value for value in arguments)
-        outputs = case.function(*changed)
-        for actual, wanted in zip(outputs, expected[: len(outputs)], strict=True):
+    for view in (_offset, _strided, _transposed, _expanded):
+        views = tuple(view(value) if isinstance(value, Tensor) else value for value in arguments)
+        copies = tuple(value.clone().contiguous() if isinstance(value, Tensor) else value for value in views)
+        for actual, wanted in zip(_outputs(case, views), _outputs(case, copies), strict=True):
             assert torch.equal(actual, wanted), view.__name__
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("case", CASES)
+def test_expanded_gradients_give_the_same_bits(case: OpCase, device: str) -> None:
+    """What ``loss.sum().backward()`` hands to the backward op: one element, repeated with stride 0."""
+    backward = getattr(torch.ops.survcore, f"{case.name}_backward").default
+    for name in case.samples(torch.float32):
+        arguments = _arguments(case, "samples", name, torch.float32, device)
+        outputs = case.op(*arguments)
+        expanded = [torch.ones_like(outputs[i]).sum().expand_as(outputs[i]) for i in case.differentiable_outputs]
+        results = [
+            backward(*_backward_arguments(case, arguments, outputs, cotangents))
+            for cotangents in (expanded, [cotangent.contiguous() for cotangent in expanded])
+        ]
+        actual, wanted = (result if isinstance(result, tuple) else (result,) for result in results)
+        assert all(torch.equal(a, w) for a, w in zip(actual, wanted, strict=True)), name
 
 
 def _offset(value: Tensor) -> Tensor:
@@ -178,18 +198,115 @@ def _transposed(value: Tensor) -> Tensor:
     return value.transpose(0, -1).contiguous().transpose(0, -1) if value.dim() > 1 else value
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(("case", "kind", "name"), ALL)
-def test_no_output_element_is_left_unwritten(case: OpCase, kind: str, name: str, device: str) -> None:
-    """Outputs land on memory that was just poisoned; two different poisons must not show."""
-    arguments = _arguments(case, kind, name, torch.float32, device)
-    expected = _outputs(case, arguments)
-    for poison in (torch.nan, 42.0):
-        for output in expected:
-            for memory in [torch.empty_like(output) for _ in range(4)]:
+def _expanded(value: Tensor) -> Tensor:
+    """The first row repeated (the first entry of a vector), with stride 0."""
+    return value[..., :1, :].expand_as(value) if value.dim() > 1 else value[:1].expand_as(value)
+
+
+# Makes glibc fill all memory it hands out with the byte 0x7f (128 xor 255), which as a float is huge.
+POISONED = "glibc.malloc.perturb=128:glibc.malloc.tcache_count=0:glibc.malloc.mmap_threshold=1073741824"
+
+
+def _all_outputs() -> list[list[Tensor]]:
+    return [_outputs(case, _arguments(case, kind, name, torch.float32)) for case, kind, name in (p.values for p in ALL)]
+
+
+def _write_poisoned_outputs(path: str) -> None:
+    """Runs in a process with poisoned memory."""
+    results = _all_outputs()
+    for output in (output for outputs in results for output in outputs):
+        fresh = torch.empty_like(output, memory_format=torch.contiguous_format).flatten().view(torch.uint8)
+        assert (fresh == 0x7F).all(), "fresh memory does not hold the poison"
+    torch.save(results, path)
+
+
+@pytest.mark.skipif(os.confstr("CS_GNU_LIBC_VERSION") is None, reason="the memory is poisoned by glibc")
+def test_no_output_element_is_left_unwritten(tmp_path: Path) -> None:
+    """Outputs that land on poisoned memory are the same as without."""
+    code = f"import test_ops; test_ops._write_poisoned_outputs({str(tmp_path / 'outputs.pt')!r})"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        env=os.environ | {"GLIBC_TUNABLES": POISONED},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    poisoned = torch.load(tmp_path / "outputs.pt")
+    for parameter, actual, wanted in zip(ALL, poisoned, _all_outputs(), strict=True):
+        for position, (a, w) in enumerate(zip(actual, wanted, strict=True)):
+            assert torch.equal(a.nan_to_num(7.0), w.nan_to_num(7.0)), f"{parameter.id}, output {position}"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_no_output_element_is_left_unwritten_on_cuda() -> None:
+    """torch's allocator hands freed blocks out again, so all blocks that are free are poisoned first."""
+    for case, kind, name in (parameter.values for parameter in ALL):
+        arguments = _arguments(case, kind, name, torch.float32, "cuda")
+        expected = _outputs(case, arguments)
+        for poison in (torch.nan, 42.0):
+            torch.cuda.empty_cache()
+            for memory in [torch.empty_like(output) for output in expected for _ in range(4)]:
                 memory.fill_(poison)
-        for actual, wanted in zip(_outputs(case, arguments), expected, strict=True):
-            assert torch.equal(actual.nan_to_num(7.0), wanted.nan_to_num(7.0))
+            for output in expected:
+                fresh = torch.empty_like(output)
+                assert torch.equal(fresh.nan_to_num(7.0), torch.full_like(fresh, poison).nan_to_num(7.0))
+            for actual, wanted in zip(_outputs(case, arguments), expected, strict=True):
+                assert torch.equal(actual.nan_to_num(7.0), wanted.nan_to_num(7.0)), f"{case.name}, {name}"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_empty_outputs_have_the_strides_of_the_fake_kernel(case: OpCase) -> None:
+    for arguments in case.extremes(torch.float32).values():
+        meta = tuple(value.to("meta") if isinstance(value, Tensor) else value for value in arguments)
+        actual, expected = ([output.stride() for output in case.op(*values)] for values in (arguments, meta))
+        assert actual == expected
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("case", CASES)
+def test_function_transforms(case: OpCase) -> None:
+    """torch.func's grad and vmap give what autograd gives; a second derivative is refused there too."""
+    arguments = _arguments(case, "samples", next(iter(case.samples(torch.float64))))
+
+    def loss(first: Tensor) -> Tensor:
+        outputs = case.function(first, *arguments[1:])
+        return sum(outputs[position].square().sum() for position in case.differentiable_outputs)
+
+    first = arguments[0].clone().requires_grad_()
+    expected = torch.autograd.grad(loss(first), first)[0]
+    torch.testing.assert_close(torch.func.grad(loss)(arguments[0]), expected)
+    stacked = torch.vmap(torch.func.grad(loss))(torch.stack((arguments[0], arguments[0])))
+    torch.testing.assert_close(stacked, torch.stack((expected, expected)))
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.func.jacrev(torch.func.grad(loss))(arguments[0])
+
+
+@pytest.mark.parametrize(
+    "mode", ["torch.inference_mode()", "torch._subclasses.fake_tensor.FakeTensorMode()", "torch.device('meta')"]
+)
+def test_first_use_inside_a_mode_leaves_no_trace(mode: str) -> None:
+    """Imported and first called inside the mode, then trained outside."""
+    code = f"""
+import torch, torch._subclasses.fake_tensor
+def step(grad):
+    from survcore.ops import discrete_hazard_nll, low_rank_decompose
+    logits = torch.zeros(3, 4, requires_grad=grad)
+    loss = discrete_hazard_nll(logits, torch.zeros(3, dtype=torch.int64), torch.zeros(3))
+    basis, parts = torch.ones(5, 2, requires_grad=grad), torch.ones(2, 3, 5)
+    parts = low_rank_decompose(basis, parts, parts, torch.ones(2, 2, 3, 5), torch.ones(3, 2, dtype=torch.bool))
+    return loss + parts.shared_loss + parts.decomposition_loss, logits
+with {mode}:
+    step(False)
+loss, logits = step(True)
+loss.backward()
+assert torch.allclose(logits.grad.sum(), torch.tensor(0.5)), logits.grad
+with {mode}:
+    step(False)
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.fixture

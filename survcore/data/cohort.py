@@ -163,9 +163,12 @@ class Cohort:
         )
         if not rows_without_modality:
             cohort.require_some_modality()
-        for what, parts in (("folds", cohort.fold), ("splits", cohort.split)):
-            if parts is not None:
-                checks.refuse_divided_patients(cohort.patient_ids, parts, what)
+        if cohort.fold is not None:
+            # A row in no fold is trained on in every fold, so it counts as one more part here.
+            checks.refuse_divided_patients(cohort.patient_ids, cohort.fold, "folds")
+        if cohort.split is not None:
+            marked = cohort.split != ""
+            checks.refuse_divided_patients(cohort.patient_ids[marked], cohort.split[marked], "splits")
         return cohort
 
     @classmethod

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from survcore.data.endpoint import Endpoint, median_follow_up
-from survcore.data.messages import counted
+from survcore.data.messages import counted, listed
 
 if TYPE_CHECKING:
     from survcore.data.cohort import Cohort
@@ -57,7 +57,18 @@ def _modalities(cohort: Cohort) -> list[str]:
         )
         rows.append((name, kind, str(spec.width or "-"), _share(int(modality.present.sum()), len(cohort)), missing))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return lines + _unread_columns(cohort)
+
+
+def _unread_columns(cohort: Cohort) -> list[str]:
+    """Columns in no token are kept, but no model reads them: that must not go unnoticed."""
+    lines = []
+    for name, modality in cohort.modalities.items():
+        grouped = {column for _, columns in modality.spec.groups for column in columns}
+        if grouped and (unread := [column for column in modality.spec.columns if column not in grouped]):
+            lines.append(f"{name}: {counted(len(unread), 'column')} in no token, not read by models: {listed(unread)}")
+    return lines
 
 
 def _patterns(cohort: Cohort) -> list[str]:

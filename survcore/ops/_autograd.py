@@ -1,8 +1,8 @@
 """One helper that makes an op differentiable in each of torch's ways, from the same two functions.
 
 Eager mode runs a :class:`torch.autograd.Function`, which costs half as much per call as a formula registered with
-``torch.library``. Under ``torch.compile`` and ``torch.export`` the registered formula is used, which they can trace, and
-under the transforms of ``torch.func`` a Function of the newer style, which they require and which is the slowest.
+``torch.library``. Under ``torch.compile`` and ``torch.export`` the registered formula is used, which they can trace,
+and under the transforms of ``torch.func`` a Function of the newer style, which they require and which is the slowest.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ def discrete_hazard_nll(
         It has a first derivative with respect to the logits, also under ``torch.func``.
 
     Raises:
-        ValueError: shapes, devices or options are wrong; with ``validate``, an out-of-range bin, an event other than 0 and 1, a
-            NaN logit or a negative weight.
+        ValueError: shapes, devices or options are wrong; with ``validate``, an out-of-range bin, an event other than 0
+            and 1, a NaN logit or a negative weight.
         TypeError: logits are not floating, or time_bin is not int64.
     """
     rows = _check(logits, time_bin, event, weights, censored, form, reduction)
