@@ -36,7 +36,6 @@ class Progress:
     def start_stage(self, name: str, epochs: int, done: int = 0) -> None:
         """A stage begins, or goes on after ``done`` epochs."""
         self._left = epochs - done
-        self._stage = name
         if self._bar:
             self._bar.update(self._task, advance=done, description=f"{self.label} {name}".strip())
 
