@@ -213,7 +213,11 @@ def test_fold_may_be_a_dict_a_series_or_a_frame():
 
 def test_select_takes_everything_along_in_order():
     frame = outcomes(
-        entry=0.25, strata=list("aabbcc"), weights=[1.0, 2, 3, 4, 5, 6], patient_id=list("uuvvww"), fold=[0, 0, 1, 1, 2, 2]
+        entry=0.25,
+        strata=list("aabbcc"),
+        weights=[1.0, 2, 3, 4, 5, 6],
+        patient_id=list("uuvvww"),
+        fold=[0, 0, 1, 1, 2, 2],
     )
     bags = {row: np.full((1, 2), position, dtype=np.float32) for position, row in enumerate(ALL)}
     cohort = Cohort.from_frames({"rna": table(ALL), "slides": bags}, frame, time_unit="months")

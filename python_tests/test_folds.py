@@ -98,6 +98,7 @@ def test_both_parts_hold_an_event_however_small():
             assert cohort.endpoint().event[part].sum() == 1
 
 
+@pytest.mark.filterwarnings("ignore:endpoint 'primary'")
 def test_too_few_events_are_refused():
     with pytest.raises(DataError, match="5 folds.*2 patients"):
         stratified_folds(tiny([1, 1, 0, 0, 0, 0]), 5)
