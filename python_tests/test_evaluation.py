@@ -155,11 +155,11 @@ def test_a_rival_without_rows_in_a_fold_is_left_out(cohort, tmp_path):
     assert f"without {first}" not in set(shown) and f"without {second}" in set(shown)
 
 
-def test_rows_marked_as_test_stay_out(cohort):
-    marks = np.where(np.arange(len(cohort)) % 5 == 0, "test", "train")
+def test_only_rows_marked_for_training_or_validation_take_part(cohort):
+    marks = np.where(np.arange(len(cohort)) % 5 == 0, "hold-out", "train")
     folds = np.arange(len(cohort)) // 5 % 2
     result = survcore.evaluate("must", replace(cohort, fold=folds, split=marks), changes=TINY)
-    assert not set(cohort.row_ids[marks == "test"]) & set(result.predictions["row_id"])
+    assert not set(cohort.row_ids[marks == "hold-out"]) & set(result.predictions["row_id"])
     assert result.facts["rows"] == (marks == "train").sum()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -34,12 +33,7 @@ INPUTS = (
 PATTERNS = [pattern for pattern in itertools.product((True, False), repeat=3) if any(pattern)]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_batch(inputs: tuple[ModalityInput, ...], rows: int = 14, missing: bool = False, seed: int = 0) -> Batch:

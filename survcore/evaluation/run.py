@@ -19,7 +19,7 @@ from survcore.evaluation.ridge_cox import RidgeCox
 from survcore.evaluation.scenarios import Scenario, scenarios
 from survcore.files import replacing
 from survcore.metrics import concordance_index
-from survcore.training.fit import HELD_OUT_MARKS, fit, training_parts
+from survcore.training.fit import fit, split_marks, training_parts
 from survcore.training.recipe import Recipe, load_recipe
 
 
@@ -61,7 +61,8 @@ def evaluate(
 
     Folds are the cohort's own, else five stratified ones. In every fold a part of the training rows chooses the
     checkpoint and the ridge penalizer; the test fold is touched once. A rival whose modality has no rows or no events
-    in some fold is left out, which the report says. Rows that a split marks as "test" stay out of everything.
+    in some fold is left out, which the report says. Where there are splits, only rows marked "train" or "validation"
+    take part.
 
     Args:
         system: name of the system.
@@ -145,7 +146,7 @@ def evaluate(
 def _with_folds(cohort: Cohort, endpoint: str | None, seed: int) -> tuple[Cohort, list[int]]:
     """The rows that take part, with folds that have been checked, and the folds' numbers."""
     if cohort.split is not None:
-        cohort = cohort.select(~np.isin(np.char.lower(cohort.split.astype(str)), HELD_OUT_MARKS))
+        cohort = cohort.select(np.logical_or(*split_marks(cohort)))
     if cohort.fold is None:
         cohort = replace(cohort, fold=stratified_folds(cohort, 5, seed=seed, endpoint=endpoint))
     check_folds(cohort, cohort.fold, endpoint)

@@ -32,7 +32,6 @@ from survcore.training.recipe import Recipe, load_recipe
 
 _TRAINING_MARKS = ("train", "training")
 _VALIDATION_MARKS = ("validation", "valid", "val")
-HELD_OUT_MARKS = ("test", "testing", "held-out", "external")
 
 
 def fit(
@@ -170,14 +169,7 @@ def training_parts(
         pool = cohort.where(not_fold=fold)
     validation = None
     if pool.split is not None:
-        marks = np.char.lower(pool.split.astype(str))
-        marked = np.isin(marks, _TRAINING_MARKS)
-        if not marked.any():
-            raise DataError(
-                f"the cohort has splits, but no row is marked for training ({' or '.join(_TRAINING_MARKS)}); "
-                f"its splits are {listed(sorted(set(pool.split)))}"
-            )
-        chosen = np.isin(marks, _VALIDATION_MARKS)
+        marked, chosen = split_marks(pool)
         validation = pool.select(chosen) if chosen.any() else None
         pool = pool.select(marked)
     where = "the training part" if fold is None else f"the training part of fold {fold}"
@@ -187,6 +179,22 @@ def training_parts(
         pool, validation = pool.select(train_index), pool.select(validation_index)
         pool.require_events(endpoint, where)
     return pool, validation
+
+
+def split_marks(cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows of a cohort with splits are marked for training, and which for validation: bool [N] each.
+
+    Raises:
+        DataError: no row is marked for training; the message lists the splits there are.
+    """
+    marks = np.char.lower(cohort.split.astype(str))
+    marked = np.isin(marks, _TRAINING_MARKS)
+    if not marked.any():
+        raise DataError(
+            f"the cohort has splits, but no row is marked for training ({' or '.join(_TRAINING_MARKS)}); "
+            f"its splits are {listed(sorted(set(cohort.split)))}"
+        )
+    return marked, np.isin(marks, _VALIDATION_MARKS)
 
 
 def write_history(path: Path, history: list[dict[str, Any]]) -> None:
