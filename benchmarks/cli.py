@@ -40,14 +40,17 @@ def list_cases() -> None:
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="Append one JSON line per result to this file."
 )
 def run(op: str, device: str, dtype: str, threads: int | None, quick: bool, out: Path | None) -> None:
-    """Time forward and backward of OP.
+    """Time OP: forward and backward, or forward alone if it has no gradient.
 
     Every provider is first checked against the float64 oracle; times are the median of calls made in turns, with the
-    20th and 80th percentile, and the ratio to the fastest other provider (above 1: survcore is faster).
+    20th, 80th, 95th and 99th percentile, the largest relative error, and the ratio to the fastest other provider (above
+    1: survcore is faster). For some ops also: shares of the rates of a matrix product and of a plain read measured in
+    the same run, and the latency with and without a busy neighbour on the machine.
     """
     import torch
 
     from survcore.benchmarks.cases import CASES
+    from survcore.benchmarks.report import lines, records
     from survcore.benchmarks.runner import run_case
 
     if op not in CASES:
@@ -58,13 +61,11 @@ def run(op: str, device: str, dtype: str, threads: int | None, quick: bool, out:
         torch.set_num_threads(threads)
     context = _context(device, dtype, torch.get_num_threads())
     click.echo(" · ".join(f"{name} {value}" for name, value in context.items()))
-    for results in run_case(CASES[op], device=device, dtype=getattr(torch, dtype), quick=quick):
-        click.echo(f"\n{op}, {results[0].size}, forward and backward")
-        for line in _lines(results):
-            click.echo(line)
+    for report in run_case(CASES[op], device=device, dtype=getattr(torch, dtype), quick=quick):
+        click.echo("\n" + "\n".join(lines(report)))
         if out:
             with out.open("a") as file:
-                file.writelines(json.dumps(_record(result, context)) + "\n" for result in results)
+                file.writelines(json.dumps(record) + "\n" for record in records(report, context))
 
 
 def _context(device: str, dtype: str, threads: int) -> dict[str, Any]:
@@ -81,26 +82,3 @@ def _context(device: str, dtype: str, threads: int) -> dict[str, Any]:
         "torch": torch.__version__,
         "date": datetime.date.today().isoformat(),
     }
-
-
-def _lines(results: list[Any]) -> list[str]:
-    others = [result.spread.median for result in results if result.spread and result.provider != "survcore"]
-    lines = []
-    for result in results:
-        if result.spread is None:
-            lines.append(f"  {result.provider:<22} {result.problem}")
-            continue
-        median, low, high = (1e3 * value for value in (result.spread.median, result.spread.low, result.spread.high))
-        line = f"  {result.provider:<22} {median:10.3f} ms   ({low:.3f} to {high:.3f})"
-        if result.provider == "survcore" and others:
-            line += f"   {min(others) / result.spread.median:.1f} x the fastest other"
-        lines.append(line)
-    return lines
-
-
-def _record(result: Any, context: dict[str, Any]) -> dict[str, Any]:
-    spread = result.spread
-    seconds = (
-        {"median": spread.median, "p20": spread.low, "p80": spread.high} if spread else {"problem": result.problem}
-    )
-    return {"op": result.op, "size": result.size, "provider": result.provider, **seconds, **context}

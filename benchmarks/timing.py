@@ -1,4 +1,4 @@
-"""Timing of several functions in one run, in turns, so that a disturbance of the machine strikes all of them."""
+"""Timing: several functions in turns, so that a disturbance of the machine strikes all of them, or one alone."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ from dataclasses import dataclass
 
 import torch
 
+Function = Callable[[], object]
+
 
 @dataclass(frozen=True)
 class Spread:
-    """Seconds per call: median, and the 20th and 80th percentile."""
+    """Seconds per call: the median, and the 20th, 80th, 95th and 99th percentile of so many calls."""
 
     median: float
     low: float
     high: float
+    p95: float
+    p99: float
+    calls: int
 
 
-def time_in_turns(functions: dict[str, Callable[[], object]], device: str, seconds: float) -> dict[str, Spread]:
+def time_in_turns(functions: dict[str, Function], device: str, seconds: float) -> dict[str, Spread]:
     """Call each function in turn for about ``seconds`` per function, five rounds at least, after two to warm up."""
     for function in functions.values():
         for _ in range(2):
@@ -33,7 +38,27 @@ def time_in_turns(functions: dict[str, Callable[[], object]], device: str, secon
     return {name: _spread(values) for name, values in samples.items()}
 
 
-def _once(function: Callable[[], object], device: str) -> float:
+def time_alone(function: Function, device: str, *, calls: int, seconds: float) -> Spread:
+    """Call one function again and again, after once to warm up, until one of the limits is reached."""
+    function()
+    return _spread(_repeated(function, device, calls, seconds))
+
+
+def fastest(function: Function, device: str, seconds: float) -> float:
+    """Seconds of the fastest call in about ``seconds``, after one to warm up."""
+    function()
+    return min(_repeated(function, device, 1000, seconds))
+
+
+def _repeated(function: Function, device: str, calls: int, seconds: float) -> list[float]:
+    deadline = time.perf_counter() + seconds
+    samples = [_once(function, device)]
+    while len(samples) < calls and time.perf_counter() < deadline:
+        samples.append(_once(function, device))
+    return samples
+
+
+def _once(function: Function, device: str) -> float:
     if device != "cuda":
         start = time.perf_counter()
         function()
@@ -52,4 +77,4 @@ def _spread(values: list[float]) -> Spread:
     def quantile(share: float) -> float:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
-    return Spread(median=quantile(0.5), low=quantile(0.2), high=quantile(0.8))
+    return Spread(quantile(0.5), quantile(0.2), quantile(0.8), quantile(0.95), quantile(0.99), len(ordered))

@@ -29,4 +29,13 @@ STABLE_TORCH_LIBRARY(survcore, m) {
       "Tensor basis, Tensor whole, Tensor specific, Tensor cross, Tensor availability, "
       "Tensor specific_hat, Tensor cross_hat"
       ") -> (Tensor, Tensor, Tensor, Tensor)");
+
+  // Weights of a denoiser (flat: header and weights one after the other) in the order in which the CPU reads them.
+  m.def("pack_denoiser(Tensor flat, str dtype, str instruction_set) -> Tensor");
+  // All steps of all draws: x' = A x + B F(x) + S noise + W previous F + V previous x, coefficients [T, 5] = A B S W V.
+  m.def(
+      "ddim_sample("
+      "Tensor noise, Tensor condition, Tensor condition_index, Tensor step_noise, "
+      "Tensor packed_weights, Tensor modulation, Tensor coefficients"
+      ") -> Tensor");
 }

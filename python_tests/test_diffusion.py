@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
 from torch import Tensor
 
 from survcore.diffusion import Denoiser, LatentDiffusion, NoiseSchedule, sample
-from survcore.reference.ddim_sample import ddim_sample
+from survcore.reference.ddim_sample import sampling_loop
 
 WIDTH = 16
 
@@ -74,13 +76,13 @@ def test_schedule_is_the_linear_one() -> None:
 
 def test_last_step_ends_without_noise() -> None:
     schedule = NoiseSchedule()
-    assert schedule.coefficients(50, 1.0)[-1, 2:].tolist() == [0.0, 0.0]
+    assert schedule.coefficients(50, 1.0)[-1, 2:].tolist() == [0.0, 0.0, 0.0]
     for eta in (0.0, 1.0):
-        signal, noise, spread, momentum = NoiseSchedule(prediction="noise").coefficients(50, eta)[-1].tolist()
+        signal, noise, *rest = NoiseSchedule(prediction="noise").coefficients(50, eta)[-1].tolist()
         first = schedule.alpha_bar()[0].item()
         assert signal == pytest.approx(1 / math.sqrt(first), rel=1e-14)
         assert noise == pytest.approx(-math.sqrt(1 - first) / math.sqrt(first), rel=1e-10)
-        assert spread == 0.0 and momentum == 0.0
+        assert rest == [0.0, 0.0, 0.0]
 
 
 def test_velocity_steps_rotate_and_never_magnify() -> None:
@@ -95,10 +97,13 @@ def test_velocity_steps_rotate_and_never_magnify() -> None:
         NoiseSchedule(prediction="epsilon")
 
 
+@pytest.mark.parametrize("gradient", [False, True], ids=["compiled", "reference"])
 @pytest.mark.parametrize("attention", ["prefix", "joint"])
 @pytest.mark.parametrize("prediction", ["velocity", "noise"])
 @pytest.mark.parametrize(("steps", "eta"), [(1, 0.0), (7, 0.0), (7, 0.5), (20, 1.0)])
-def test_sampler_equals_the_textbook_loop(attention: str, prediction: str, steps: int, eta: float) -> None:
+def test_sampler_equals_the_textbook_loop(
+    attention: str, prediction: str, steps: int, eta: float, gradient: bool
+) -> None:
     schedule = NoiseSchedule(timesteps=100, prediction=prediction)
     denoiser = trained_looking_denoiser(attention)
     condition = torch.randn(2, 2, WIDTH).double()
@@ -107,9 +112,168 @@ def test_sampler_equals_the_textbook_loop(attention: str, prediction: str, steps
     with torch.no_grad():
         expected = textbook_ddim(denoiser, schedule, noise, condition[index], steps, eta, step_noise)
     given = {"schedule": schedule, "num_steps": steps, "eta": eta, "step_noise": step_noise if eta else None}
-    got = sample(denoiser, noise, condition, index, **given)
+    with torch.set_grad_enabled(gradient):
+        got = sample(denoiser, noise, condition, index, **given)
     assert got.dtype == torch.float64 and not torch.equal(got, noise)
+    assert got.requires_grad == gradient
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def textbook_dpm_solver(
+    denoiser: Denoiser, schedule: NoiseSchedule, noise: Tensor, condition: Tensor, steps: int
+) -> Tensor:
+    """Lu et al. (2022), algorithm 2 (DPM-Solver++(2M)), from the estimates of the clean latent; steps evenly spaced in
+    log(alpha / sigma), the first and the last of first order."""
+    alpha_bar = schedule.alpha_bar()
+    ratio = [0.5 * math.log(a / (1 - a)) for a in alpha_bar.tolist()]
+    wanted = [ratio[-1] + i / max(steps - 1, 1) * (ratio[0] - ratio[-1]) for i in range(steps)]
+    times = [min(range(len(ratio)), key=lambda t: abs(ratio[t] - value)) for value in wanted]
+    signal = [alpha_bar[t].sqrt().item() for t in times] + [1.0]
+    sigma = [(1 - alpha_bar[t]).sqrt().item() for t in times] + [0.0]
+    half_log = [math.log(a / s) for a, s in zip(signal[:-1], sigma[:-1], strict=True)]
+    latents, before = noise, None
+    for i, t in enumerate(times):
+        output = denoiser(latents[:, None], torch.full((len(noise), 1), t), condition)[:, 0]
+        if schedule.prediction == "velocity":
+            clean = signal[i] * latents - sigma[i] * output
+        else:
+            clean = (latents - sigma[i] * output) / signal[i]
+        direction = clean
+        if 0 < i < steps - 1:
+            r = (half_log[i] - half_log[i - 1]) / (half_log[i + 1] - half_log[i])
+            direction = (1 + 1 / (2 * r)) * clean - 1 / (2 * r) * before
+        gain = signal[i + 1] * -math.expm1(half_log[i] - half_log[i + 1]) if i < steps - 1 else 1.0
+        latents, before = sigma[i + 1] / sigma[i] * latents + gain * direction, clean
+    return latents
+
+
+@pytest.mark.parametrize("gradient", [False, True], ids=["compiled", "reference"])
+@pytest.mark.parametrize("prediction", ["velocity", "noise"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 10])
+def test_dpm_solver_equals_its_algorithm(prediction: str, steps: int, gradient: bool) -> None:
+    schedule, denoiser = NoiseSchedule(prediction=prediction), trained_looking_denoiser()
+    condition, noise, index = torch.randn(4, 2, WIDTH).double(), torch.randn(4, WIDTH).double(), torch.arange(4)
+    with torch.no_grad():
+        expected = textbook_dpm_solver(denoiser, schedule, noise, condition, steps)
+    with torch.set_grad_enabled(gradient):
+        got = sample(denoiser, noise, condition, index, schedule=schedule, num_steps=steps, solver="dpm_solver++")
+    torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "noise"])
+def test_dpm_solver_comes_closer_in_few_steps(prediction: str) -> None:
+    """Latents from N(2, .3^2), whose best output and whose end of the flow are known."""
+    schedule, mean, deviation = NoiseSchedule(prediction=prediction), 2.0, 0.3
+    start = torch.linspace(-2, 2, 9).double()
+    first = schedule.alpha_bar()[-1]
+    exact = mean + deviation * (start - first.sqrt() * mean) / (deviation**2 * first + 1 - first).sqrt()
+
+    def error(solver: str, steps: int) -> float:
+        alpha_bar = schedule.alpha_bar()[schedule.sampling_timesteps(steps, solver)]
+        x, before, output = start, torch.zeros_like(start), torch.zeros_like(start)
+        for kept, (a, b, _, w, v) in zip(alpha_bar, schedule.coefficients(steps, solver=solver), strict=True):
+            distance = (x - kept.sqrt() * mean) / (deviation**2 * kept + 1 - kept)
+            clean, previous = mean + deviation**2 * kept.sqrt() * distance, output
+            output = schedule.target(clean, (1 - kept).sqrt() * distance, kept)
+            x, before = a * x + b * output + w * previous + v * before, x
+        return (x - exact).abs().max().item()
+
+    assert error("ddim", 1000) < 5e-3
+    for steps in (10, 20, 40):
+        assert error("dpm_solver++", steps) < 0.2 * error("ddim", steps)
+    assert error("dpm_solver++", 20) < 0.3 * error("ddim", 50)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 50, 200, 999, 1000])
+def test_steps_of_the_dpm_solver_are_distinct(steps: int) -> None:
+    times = NoiseSchedule().sampling_timesteps(steps, "dpm_solver++")
+    assert times.shape == (steps,) and (times.diff() < 0).all() and times[0] == 999 and times[-1] >= 0
+    if 1 < steps < 100:
+        assert times[-1] == 0
+
+
+def test_solver_and_precision_are_checked() -> None:
+    with pytest.raises(ValueError, match=r"ddim, dpm_solver\+\+, got 'euler'"):
+        NoiseSchedule().coefficients(10, solver="euler")
+    with pytest.raises(ValueError, match="eta must be at least 0"):
+        NoiseSchedule().coefficients(10, 0.5, "dpm_solver++")
+    condition, index = torch.zeros(1, 2, WIDTH).double(), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match="full, bfloat16"):
+        sample(trained_looking_denoiser(), torch.zeros(1, WIDTH).double(), condition, index,
+               schedule=NoiseSchedule(), precision="float16")  # fmt: skip
+
+
+def test_compiled_sampler_follows_every_change_of_the_weights() -> None:
+    schedule, denoiser = NoiseSchedule(), trained_looking_denoiser()
+    condition, noise, index = torch.randn(2, 2, WIDTH).double(), torch.randn(2, WIDTH).double(), torch.arange(2)
+
+    def check() -> None:
+        with torch.no_grad():
+            compiled = sample(denoiser, noise, condition, index, schedule=schedule, num_steps=4)
+        plain = sample(denoiser, noise, condition, index, schedule=schedule, num_steps=4)
+        torch.testing.assert_close(compiled, plain.detach(), rtol=1e-9, atol=1e-9)
+
+    check()
+    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=0.1)
+    denoiser(noise[:, None], torch.full((2, 1), 5), condition).square().sum().backward()
+    optimizer.step()
+    check()
+    denoiser.load_state_dict(trained_looking_denoiser().state_dict())
+    check()
+    denoiser.output.weight = torch.nn.Parameter(torch.randn_like(denoiser.output.weight))
+    check()
+    denoiser.time[0].bias.data.add_(1.0)  # unseen by the version counter
+    denoiser.eval()
+    check()
+
+
+def test_kept_packs_are_no_part_of_the_module() -> None:
+    denoiser = trained_looking_denoiser()
+    condition, noise, index = torch.randn(2, 2, WIDTH).double(), torch.randn(2, WIDTH).double(), torch.arange(2)
+
+    def draw(module: Denoiser) -> Tensor:
+        with torch.no_grad():
+            return sample(module, noise, condition, index, schedule=NoiseSchedule(), num_steps=3)
+
+    keys = set(denoiser.state_dict())
+    size = len(pickle.dumps(denoiser))
+    first = draw(denoiser)
+    assert set(denoiser.state_dict()) == keys and len(pickle.dumps(denoiser)) == size
+    for twin in (copy.deepcopy(denoiser), pickle.loads(pickle.dumps(denoiser))):
+        assert torch.equal(draw(twin), first)
+        with torch.no_grad():
+            twin.output.bias.add_(1.0)
+        assert not torch.equal(draw(twin), first)
+    assert torch.equal(draw(denoiser), first)
+
+
+@pytest.mark.parametrize("mode", ["inference_mode", "no_grad"])
+def test_kept_packs_serve_later_modes(mode: str) -> None:
+    """Made in one mode, used in another, and no hindrance to training."""
+    denoiser = trained_looking_denoiser()
+    condition, noise, index = torch.randn(2, 2, WIDTH).double(), torch.randn(2, WIDTH).double(), torch.arange(2)
+    given = {"schedule": NoiseSchedule(), "num_steps": 3}
+    with getattr(torch, mode)():
+        first = sample(denoiser, noise, condition, index, **given)
+    with torch.no_grad():
+        assert torch.equal(sample(denoiser, noise, condition, index, **given), first)
+    sample(denoiser, noise, condition, index, **given).sum().backward()
+    assert denoiser.output.weight.grad.isfinite().all()
+
+
+def test_bfloat16_keeps_the_direction_of_every_draw() -> None:
+    torch.manual_seed(0)
+    denoiser = Denoiser(64, layers=3, heads=4)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter) / math.sqrt(parameter.shape[-1]))
+        condition, noise, index = torch.randn(3, 2, 64), torch.randn(15, 64), torch.arange(15) % 3
+        full, rounded = (
+            sample(denoiser, noise, condition, index, schedule=NoiseSchedule(), precision=precision)
+            for precision in ("full", "bfloat16")
+        )
+    assert not torch.equal(full, rounded)
+    assert torch.cosine_similarity(full, rounded, dim=1).min() > 0.999
 
 
 def test_draws_do_not_depend_on_their_neighbours() -> None:
@@ -155,19 +319,19 @@ def test_noise_of_the_steps_must_be_given_when_eta_asks_for_it() -> None:
         )
 
 
-def test_previous_eps_enters_with_its_weight() -> None:
+def test_the_previous_step_enters_with_its_weights() -> None:
     denoiser, schedule = trained_looking_denoiser(), NoiseSchedule()
     timesteps = schedule.sampling_timesteps(2)
     noise, condition = torch.randn(1, WIDTH).double(), torch.randn(1, 2, WIDTH).double()
-    table = torch.tensor([[0.9, 0.2, 0.0, 5.0], [0.8, 0.3, 0.0, 0.7]], dtype=torch.float64)
+    table = torch.tensor([[0.9, 0.2, 0.0, 5.0, 6.0], [0.8, 0.3, 0.0, 0.7, 0.4]], dtype=torch.float64)
     index = torch.zeros(1, dtype=torch.int64)
     with torch.no_grad():
         modulation = denoiser.modulation(timesteps)
-        got = ddim_sample(noise, condition, index, None, denoiser.weights(), modulation, table, heads=4)
+        got = sampling_loop(noise, condition, index, None, denoiser.weights(), modulation, table, heads=4)
         first = denoiser(noise[:, None], timesteps[None, :1], condition)[:, 0]
         middle = 0.9 * noise + 0.2 * first
         second = denoiser(middle[:, None], timesteps[None, 1:], condition)[:, 0]
-    torch.testing.assert_close(got, 0.8 * middle + 0.3 * second + 0.7 * first)
+    torch.testing.assert_close(got, 0.8 * middle + 0.3 * second + 0.7 * first + 0.4 * noise)
 
 
 @pytest.mark.parametrize("attention", ["prefix", "joint"])

@@ -43,7 +43,7 @@ class Linear(System):
             parts[name] = torch.where(there, self.maps[name](batch.values[name]), 0.0)
         return Encoded(parts, batch.availability, batch.row_key)
 
-    def complete(self, encoded, *, fill="own", seed=0, draws=5, steps=50):
+    def complete(self, encoded, *, fill="own", seed=0, **sampling):
         return Completed(encoded.parts, ~encoded.availability, fill)
 
     def predict(self, completed):

@@ -187,10 +187,28 @@ def evaluate(
 @click.option("--months", default="12,36,60", show_default=True, help="Times at which survival is reported.")
 @click.option("--draws", default=5, show_default=True, help="Draws averaged for a completed modality.")
 @click.option("--steps", default=50, show_default=True, help="Steps of the sampler.")
+@click.option(
+    "--solver", type=click.Choice(["ddim", "dpm_solver++"]), default="ddim", show_default=True,
+    help="How the sampler steps; dpm_solver++ needs fewer steps.",
+)  # fmt: skip
+@click.option(
+    "--precision", type=click.Choice(["full", "bfloat16"]), default="full", show_default=True,
+    help="Of the sampler's weights on the CPU.",
+)  # fmt: skip
 @_seed
 @_device
 def predict(
-    model: Path, cohort: Path, out: Path, fill: str, months: str, draws: int, steps: int, seed: int, device: str
+    model: Path,
+    cohort: Path,
+    out: Path,
+    fill: str,
+    months: str,
+    draws: int,
+    steps: int,
+    solver: str,
+    precision: str,
+    seed: int,
+    device: str,
 ) -> None:
     """Predict with MODEL (a folder written by train) for every row of the cohort folder COHORT.
 
@@ -208,7 +226,16 @@ def predict(
             f"expected months separated by commas, got {months!r}", param_hint="--months"
         ) from error
     predictor = load(model, device)
-    table = predictor.predict(Cohort.from_folder(cohort), months=times, fill=fill, seed=seed, draws=draws, steps=steps)
+    table = predictor.predict(
+        Cohort.from_folder(cohort),
+        months=times,
+        fill=fill,
+        seed=seed,
+        draws=draws,
+        steps=steps,
+        solver=solver,
+        precision=precision,
+    )
     with replacing(out) as temporary:
         table.to_csv(temporary)
     click.echo(f"{len(table)} rows ({(table['completed'] != '').sum()} with completed modalities) written to {out}")

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from survcore.reference.ddim_sample import ATTENTIONS, BlockWeights, DenoiserWeights
+from survcore.diffusion.packed import PackedDenoiser
+from survcore.reference.ddim_sample import ATTENTIONS
+from survcore.reference.pack_denoiser import BlockWeights, DenoiserWeights
 
 
 class Denoiser(nn.Module):
@@ -41,6 +43,11 @@ class Denoiser(nn.Module):
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, width)
+        self.packed = PackedDenoiser()
+
+    def train(self, mode: bool = True) -> Denoiser:
+        self.packed.forget()
+        return super().train(mode)
 
     def modulation(self, timesteps: Tensor) -> Tensor:
         """Modulation [..., L, 6, D] of timesteps [...]: shift, scale, gate for attention, then the same for the MLP."""

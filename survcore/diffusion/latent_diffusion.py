@@ -74,13 +74,24 @@ class LatentDiffusion(nn.Module):
 
     @torch.no_grad()
     def draw(
-        self, condition: Tensor, row_key: Tensor, *, seed: int, draws: int = 5, num_steps: int = 50, eta: float = 0.0
+        self,
+        condition: Tensor,
+        row_key: Tensor,
+        *,
+        seed: int,
+        draws: int = 5,
+        num_steps: int = 50,
+        eta: float = 0.0,
+        solver: str = "ddim",
+        precision: str = "full",
     ) -> Tensor:
         """Latents [n, draws, D] for conditions [n, C, D] in one sampler call; they depend on (seed, row, draw) only.
 
+        ``solver`` and ``precision`` are those of :func:`survcore.diffusion.sample`.
+
         Raises:
             RuntimeError: the model has not been trained.
-            ValueError: ``draws`` below 1 or ``num_steps`` out of range.
+            ValueError: ``draws`` below 1, ``num_steps`` out of range, or an unknown solver or precision.
         """
         if not self.fitted:
             raise RuntimeError(f"the diffusion model of {self.name!r} has not been trained")
@@ -101,6 +112,8 @@ class LatentDiffusion(nn.Module):
             num_steps=num_steps,
             eta=eta,
             step_noise=step_noise,
+            solver=solver,
+            precision=precision,
         )
         return (latents * self.deviation + self.mean).unflatten(0, (rows, draws))
 

@@ -86,6 +86,8 @@ class Predictor:
         seed: int = 0,
         draws: int = 5,
         steps: int = 50,
+        solver: str = "ddim",
+        precision: str = "full",
         batch_size: int = 256,
     ) -> Outputs:
         """What the task head says of a cohort's rows, and what was filled in on the way.
@@ -95,23 +97,26 @@ class Predictor:
             fill: "own" (the system completes what is missing), "zeros" or "mean".
             seed: draws of a patient depend on (seed, row id) only.
             draws, steps: of systems that sample.
+            solver: "ddim", or "dpm_solver++", which needs fewer steps.
+            precision: of sampling on the CPU: "full", or "bfloat16", which reads half as much memory.
             batch_size: rows at a time; it does not change the result.
 
         Raises:
             DataError: a row with no modality, a modality the model never saw, or a missing one that it cannot complete.
-            ValueError: unknown fill.
+            ValueError: unknown fill, solver or precision.
         """
         if fill not in FILLS:
             raise ValueError(f"fill must be one of {', '.join(FILLS)}, got {fill!r}")
         cohort.require_some_modality()
         prepared = self.preprocessor.transform(cohort)
         device = next(self.system.parameters()).device
+        sampling: dict[str, Any] = {"draws": draws, "steps": steps, "solver": solver, "precision": precision}
         heads: list[dict[str, Tensor]] = []
         completed = []
         with torch.inference_mode():
             for index in torch.arange(len(prepared)).split(batch_size):
                 encoded = self.system.encode(prepared.batch(index).to(device))
-                whole = self.system.complete(encoded, fill=fill, seed=seed, draws=draws, steps=steps)
+                whole = self.system.complete(encoded, fill=fill, seed=seed, **sampling)
                 heads.append({name: value.cpu() for name, value in self.system.predict(whole).items()})
                 completed.append(whole.completed.cpu())
         return Outputs(
@@ -134,7 +139,8 @@ class Predictor:
             cohort: patients with any subset of the modalities; outcomes are not needed.
             months: times at which survival is reported; NaN beyond the longest follow-up of the training rows.
             restricted_mean_to: also report the restricted mean survival time up to this month.
-            options: ``fill``, ``seed``, ``draws``, ``steps`` and ``batch_size`` of :meth:`outputs`.
+            options: ``fill``, ``seed``, ``draws``, ``steps``, ``solver``, ``precision`` and ``batch_size`` of
+                :meth:`outputs`.
 
         Returns:
             DataFrame indexed by row id: ``risk`` (higher is worse; of discrete hazards minus the summed survival over

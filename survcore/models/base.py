@@ -129,12 +129,21 @@ class System(nn.Module, ABC):
 
     @abstractmethod
     def complete(
-        self, encoded: Encoded, *, fill: str = "own", seed: int = 0, draws: int = 5, steps: int = 50
+        self,
+        encoded: Encoded,
+        *,
+        fill: str = "own",
+        seed: int = 0,
+        draws: int = 5,
+        steps: int = 50,
+        solver: str = "ddim",
+        precision: str = "full",
     ) -> Completed:
         """Fill in what is absent: the system's own way ("own"), "zeros", or the training "mean"; all at the same
         weights.
 
-        ``draws`` and ``steps`` matter to systems that sample; draws of a row depend on (seed, row) only.
+        ``draws``, ``steps``, ``solver`` and ``precision`` matter to systems that sample; draws of a row depend on
+        (seed, row) only.
         """
 
     @abstractmethod

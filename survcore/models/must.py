@@ -62,16 +62,24 @@ class MUST(System):
         return self._decompose(batch)[0]
 
     def complete(
-        self, encoded: Encoded, *, fill: str = "own", seed: int = 0, draws: int = 5, steps: int = 50
+        self,
+        encoded: Encoded,
+        *,
+        fill: str = "own",
+        seed: int = 0,
+        draws: int = 5,
+        steps: int = 50,
+        solver: str = "ddim",
+        precision: str = "full",
     ) -> Completed:
         """Fill in the specific part of absent modalities; the shared part is the same for every fill.
 
-        "own" draws ``draws`` times with ``steps`` DDIM steps, projects each draw by I - P and averages; the part
-        "draws" [B, draws, M, D] then holds the specific parts of each. "mean" is the mean of u_hat over the training
-        rows.
+        "own" draws ``draws`` times with ``steps`` steps of a ``solver`` ("ddim" or "dpm_solver++"), projects each draw
+        by I - P and averages; the part "draws" [B, draws, M, D] then holds the specific parts of each. "mean" is the
+        mean of u_hat over the training rows.
 
         Raises:
-            ValueError: unknown fill.
+            ValueError: unknown fill, solver or precision.
             DataError: something is missing that only the stage "diffusion", which has not run, could fill in.
         """
         if fill not in FILLS:
@@ -90,7 +98,16 @@ class MUST(System):
                 specific[rows, index] = model.mean
                 continue
             condition, keys = self._condition(index, shared[rows]), take_keys(encoded.row_key, rows)
-            drawn = model.draw(condition, keys, seed=seed, draws=draws, num_steps=steps, eta=self.options.eta)
+            drawn = model.draw(
+                condition,
+                keys,
+                seed=seed,
+                draws=draws,
+                num_steps=steps,
+                eta=self.options.eta,
+                solver=solver,
+                precision=precision,
+            )
             drawn = drawn - project(drawn, self.subspace.basis)
             parts["draws"][rows, :, index] = drawn
             specific[rows, index] = drawn.mean(1)

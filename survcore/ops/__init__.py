@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from survcore.ops.ddim_sample import ddim_sample
 from survcore.ops.discrete_hazard_nll import discrete_hazard_nll, hazard_risk, hazard_survival
 from survcore.ops.low_rank_decompose import LowRankDecomposition, low_rank_decompose
+from survcore.ops.pack_denoiser import pack_denoiser
 
-__all__ = ["LowRankDecomposition", "discrete_hazard_nll", "hazard_risk", "hazard_survival", "low_rank_decompose"]
+__all__ = [
+    "LowRankDecomposition",
+    "ddim_sample",
+    "discrete_hazard_nll",
+    "hazard_risk",
+    "hazard_survival",
+    "low_rank_decompose",
+    "pack_denoiser",
+]

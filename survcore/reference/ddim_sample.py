@@ -2,43 +2,80 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from survcore.reference.pack_denoiser import BlockWeights, DenoiserWeights, unflatten_denoiser
+
 ATTENTIONS = ("prefix", "joint")
 
 
-class BlockWeights(NamedTuple):
-    """Weights of one denoiser block, each [out, in] or [out]; a LayerNorm's are [D]."""
-
-    attention_norm_weight: Tensor
-    attention_norm_bias: Tensor
-    query_key_value_weight: Tensor
-    query_key_value_bias: Tensor
-    projection_weight: Tensor
-    projection_bias: Tensor
-    mlp_norm_weight: Tensor
-    mlp_norm_bias: Tensor
-    expand_weight: Tensor
-    expand_bias: Tensor
-    contract_weight: Tensor
-    contract_bias: Tensor
-
-
-class DenoiserWeights(NamedTuple):
-    """Weights of the denoiser without its time embedding, which enters as the table of modulations."""
-
-    blocks: tuple[BlockWeights, ...]
-    norm_weight: Tensor
-    norm_bias: Tensor
-    output_weight: Tensor
-    output_bias: Tensor
-
-
 def ddim_sample(
+    noise: Tensor,
+    condition: Tensor,
+    condition_index: Tensor,
+    step_noise: Tensor,
+    packed_weights: Tensor,
+    modulation: Tensor,
+    coefficients: Tensor,
+) -> Tensor:
+    """:func:`sampling_loop` with prefix attention, with the weights in their flat form.
+
+    An empty ``step_noise`` is none. A draw whose ``condition_index`` is out of range is NaN.
+    """
+    weights, heads = unflatten_denoiser(packed_weights)
+    blocks = tuple(BlockWeights(*(tensor.to(noise.dtype) for tensor in block)) for block in weights.blocks)
+    weights = DenoiserWeights(blocks, *(tensor.to(noise.dtype) for tensor in weights[1:]))
+    known = (condition_index >= 0) & (condition_index < condition.shape[0])
+    added = step_noise[:, known] if step_noise.numel() else None
+    latents = torch.full_like(noise, torch.nan, memory_format=torch.contiguous_format)
+    latents[known] = sampling_loop(
+        noise[known], condition, condition_index[known], added, weights, modulation, coefficients, heads=heads
+    )
+    return latents
+
+
+def sampling_step(
+    draws: Tensor,
+    previous_draws: Tensor,
+    previous_output: Tensor,
+    condition_rows: Tensor,
+    prefix: list[tuple[Tensor, Tensor]],
+    weights: DenoiserWeights,
+    modulation: Tensor,
+    coefficients: Tensor,
+    step_noise: Tensor | None,
+    heads: int,
+) -> tuple[Tensor, Tensor]:
+    """One step of :func:`sampling_loop`: x' and F.
+
+    Args:
+        draws: [S, 1, D], x.
+        previous_draws, previous_output: [S, 1, D], x_previous and F_previous.
+        condition_rows: [S, C, D], read with "joint" attention.
+        prefix: keys and values [S, heads, C, D / heads] of the condition rows in every layer; empty for "joint".
+        weights: of the denoiser.
+        modulation: [L, 6, R, D] of this step, R rows: the x row, and with "joint" attention the condition rows.
+        coefficients: [5], A, B, S, W, V of this step.
+        step_noise: [S, D]; None for none.
+        heads: attention heads.
+    """
+    rows = draws if prefix else torch.cat((draws, condition_rows), dim=1)
+    for layer, block in enumerate(weights.blocks):
+        rows, _, _ = _block(rows, block, heads, modulation[layer], prefix[layer] if prefix else None)
+    final = _norm(rows[:, :1], weights.norm_weight, weights.norm_bias)
+    output = functional.linear(final, weights.output_weight, weights.output_bias)
+    signal, direction, spread, momentum, memory = coefficients.unbind()
+    following = signal * draws + direction * output + momentum * previous_output + memory * previous_draws
+    if step_noise is not None:
+        following = following + spread * step_noise.unsqueeze(1)
+    return following, output
+
+
+def sampling_loop(
     noise: Tensor,
     condition: Tensor,
     condition_index: Tensor,
@@ -49,43 +86,41 @@ def ddim_sample(
     *,
     heads: int,
     attention: str = "prefix",
+    step: Callable[..., tuple[Tensor, Tensor]] = sampling_step,
 ) -> Tensor:
-    """Run all sampling steps of all draws at once: x' = A x + B F + S step_noise + W F_previous.
+    """Run all sampling steps of all draws at once: x' = A x + B F + S step_noise + W F_previous + V x_previous.
 
-    F is what the denoiser makes of the rows [x; condition rows]. The condition rows carry no time; with "prefix"
-    attention they do not see x either, so that their keys and values are computed once per condition, before the loop.
+    F is what the denoiser makes of the rows [x; condition rows], F_previous and x_previous are those of the step before
+    (0 at the first). The condition rows carry no time; with "prefix" attention they do not see x either, so that their
+    keys and values are computed once per condition, before the loop.
 
     Args:
         noise: [S, D], where each draw starts.
         condition: [P, C, D], the distinct conditions.
         condition_index: int64 [S], the condition of each draw.
-        step_noise: [T, S, D], read where S's coefficient is used; None for none.
+        step_noise: [T, S, D]; None for none.
         weights: of the denoiser.
         modulation: [T, L, 6, D], shift, scale, gate of the x row for attention, then for the MLP, per step and layer.
-        coefficients: [T, 4], A, B, S, W of each step.
+        coefficients: [T, 5], A, B, S, W, V of each step.
         heads: attention heads; D is a multiple.
         attention: "prefix" or "joint" (condition rows also see x).
+        step: :func:`sampling_step`, or that function compiled.
 
     Returns:
         The latents after the last step, [S, D].
     """
     draws = noise.unsqueeze(1)
-    previous = torch.zeros_like(draws)
+    previous_draws, previous_output = torch.zeros_like(draws), torch.zeros_like(draws)
     modulation = _per_row(modulation, 0 if attention == "prefix" else condition.shape[1])
     prefix: list[tuple[Tensor, Tensor]] = []
     if attention == "prefix":
         prefix = [(key[condition_index], value[condition_index]) for key, value in _prefix(condition, weights, heads)]
-    conditions = condition[condition_index]
-    for step, (signal, direction, spread, momentum) in enumerate(coefficients.to(noise.dtype).unbind()):
-        rows = draws if prefix else torch.cat((draws, conditions), dim=1)
-        for layer, block in enumerate(weights.blocks):
-            rows, _, _ = _block(rows, block, heads, modulation[step, layer], prefix[layer] if prefix else None)
-        final = _norm(rows[:, :1], weights.norm_weight, weights.norm_bias)
-        output = functional.linear(final, weights.output_weight, weights.output_bias)
-        draws = signal * draws + direction * output + momentum * previous
-        if step_noise is not None:
-            draws = draws + spread * step_noise[step].unsqueeze(1)
-        previous = output
+    condition_rows = condition[condition_index]
+    for index, row in enumerate(coefficients.to(noise.dtype)):
+        added = None if step_noise is None else step_noise[index]
+        state = (draws, previous_draws, previous_output)
+        following, output = step(*state, condition_rows, prefix, weights, modulation[index], row, added, heads)
+        draws, previous_draws, previous_output = following, draws, output
     return draws.squeeze(1)
 
 
