@@ -27,15 +27,12 @@ def lines(report: Report) -> list[str]:
     if report.latencies:
         printed.append("  one call after the other, of one provider alone:")
     for latency in report.latencies:
-        ratios = _ratios(latency)
         printed.append(_line(f"{latency.provider}, idle", _times(latency.idle)))
-        printed.append(
-            _line(
-                f"{latency.provider}, busy neighbour",
-                f"{_times(latency.busy)}   p95 {ratios['p95_to_idle_p95']:.1f} x the idle p95, "
-                f"{ratios['p95_to_idle_median']:.1f} x the idle median",
-            )
-        )
+        text = _times(latency.busy)
+        if ratios := _ratios(latency):
+            text += f"   p95 {ratios['p95_to_idle_p95']:.1f} x the idle p95, "
+            text += f"{ratios['p95_to_idle_median']:.1f} x the idle median"
+        printed.append(_line(f"{latency.provider}, busy neighbour", text))
     return printed
 
 
@@ -67,9 +64,11 @@ def _line(name: str, text: str) -> str:
 
 
 def _times(spread: Spread) -> str:
-    values = (spread.median, spread.low, spread.high, spread.p95, spread.p99)
-    median, low, high, p95, p99 = (f"{1e3 * value:.3f}" for value in values)
-    return f"{median:>10} ms   ({low} to {high}, p95 {p95}, p99 {p99}, {spread.calls} calls)"
+    median, low, high = (f"{1e3 * value:.3f}" for value in (spread.median, spread.low, spread.high))
+    tails = "".join(
+        f", {name} {1e3 * value:.3f}" for name, value in (("p95", spread.p95), ("p99", spread.p99)) if value is not None
+    )
+    return f"{median:>10} ms   ({low} to {high}{tails}, {spread.calls} calls)"
 
 
 def _agreement(agreement: Agreement) -> str:
@@ -113,7 +112,9 @@ def _seconds(spread: Spread) -> dict[str, Any]:
 
 
 def _ratios(latency: Latency) -> dict[str, float]:
-    """The 95th percentile beside the neighbour, against those without."""
+    """The 95th percentile beside the neighbour against the idle ones; empty where there were too few calls."""
+    if latency.busy.p95 is None or latency.idle.p95 is None:
+        return {}
     return {
         "p95_to_idle_p95": latency.busy.p95 / latency.idle.p95,
         "p95_to_idle_median": latency.busy.p95 / latency.idle.median,

@@ -13,13 +13,16 @@ Function = Callable[[], object]
 
 @dataclass(frozen=True)
 class Spread:
-    """Seconds per call: the median, and the 20th, 80th, 95th and 99th percentile of so many calls."""
+    """Seconds per call: the median, and the 20th, 80th, 95th and 99th percentile of so many calls.
+
+    A percentile that so few calls do not show is None.
+    """
 
     median: float
     low: float
     high: float
-    p95: float
-    p99: float
+    p95: float | None
+    p99: float | None
     calls: int
 
 
@@ -77,4 +80,5 @@ def _spread(values: list[float]) -> Spread:
     def quantile(share: float) -> float:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
-    return Spread(quantile(0.5), quantile(0.2), quantile(0.8), quantile(0.95), quantile(0.99), len(ordered))
+    p95, p99 = (quantile(share) if len(ordered) * (1 - share) >= 1 else None for share in (0.95, 0.99))
+    return Spread(quantile(0.5), quantile(0.2), quantile(0.8), p95, p99, len(ordered))

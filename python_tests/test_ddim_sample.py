@@ -86,6 +86,21 @@ def test_bfloat16_stays_in_the_direction_of_full_precision() -> None:
     assert torch.cosine_similarity(full, rounded, dim=1).min() > 0.999
 
 
+@pytest.mark.parametrize("dtype", list(DTYPES))
+def test_nan_in_a_condition_stays_in_its_own_rows(dtype: str) -> None:
+    real = torch.float64 if dtype == "float64" else torch.float32
+    arguments = list(ddim_arguments(real, 9, patients=3))
+    arguments[2] = torch.arange(9) % 3
+    poisoned = [*arguments]
+    poisoned[1] = arguments[1].clone()
+    poisoned[1][1, 1, 2] = torch.nan
+    for name in _runnable(dtype):
+        packed = _pack(dtype=DTYPES[dtype], instruction_set=name)
+        clean, dirty = _sample(arguments, packed), _sample(poisoned, packed)
+        assert dirty[1::3].isnan().all()
+        assert torch.equal(dirty[0::3], clean[0::3]) and torch.equal(dirty[2::3], clean[2::3])
+
+
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("draws", [5, 20, 100])
 @pytest.mark.parametrize("dtype", list(DTYPES))
@@ -172,6 +187,7 @@ def test_a_pack_of_another_machine_or_kind_is_refused() -> None:
         (altered(6, 5), "header of packed_weights is damaged"),
         (altered(2, 9), "header of packed_weights is damaged"),
         (altered(4, 2**62), "header of packed_weights is damaged"),
+        (torch.cat((_flat()[:16], torch.tensor([2]).view(torch.uint8), _flat()[24:])), "header .* is damaged"),
         (altered(3, 3), "packed for amx, which this CPU does not have"),
         (_pack(width=32), r"noise must be \[S, 32\], as the denoiser was packed"),
         (_pack(layers=3), r"modulation must be \[3, 3, 6, 16\]"),
@@ -206,6 +222,7 @@ def test_wrong_arguments_are_refused_by_name() -> None:
         ({"condition_index": index[:2]}, ValueError, r"condition_index must have shape \(3,\)"),
         ({"condition_index": index.int()}, TypeError, "condition_index must be int64"),
         ({"packed_weights": packed.int()}, TypeError, "packed_weights must be uint8"),
+        ({"packed_weights": packed[None]}, ValueError, r"packed_weights must be \[bytes\]"),
         ({"modulation": modulation[:2]}, ValueError, r"modulation must be \[3, L, 6, 16\]"),
         ({"coefficients": table[:, :4]}, ValueError, r"coefficients must be \[T, 5\]"),
         ({"step_noise": step_noise[:, :2]}, ValueError, r"step_noise must have shape \(3, 3, 16\)"),

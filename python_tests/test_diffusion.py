@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from survcore.diffusion import Denoiser, LatentDiffusion, NoiseSchedule, sample
 from survcore.reference.ddim_sample import sampling_loop
@@ -16,7 +19,13 @@ from survcore.reference.ddim_sample import sampling_loop
 WIDTH = 16
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "gradient_mode")
+
+
+@pytest.fixture
+def gradient_mode() -> Iterator[None]:
+    yield
+    torch.set_grad_enabled(True)
 
 
 def trained_looking_denoiser(attention: str = "prefix", layers: int = 3) -> Denoiser:
@@ -227,6 +236,97 @@ def test_compiled_sampler_follows_every_change_of_the_weights() -> None:
     check()
 
 
+def _changes() -> dict[str, Callable[[Denoiser], object]]:
+    def to_vector(denoiser: Denoiser) -> None:
+        vector = torch.nn.utils.parameters_to_vector(denoiser.parameters())
+        torch.nn.utils.vector_to_parameters(1.1 * vector, denoiser.parameters())
+
+    def through_data(denoiser: Denoiser) -> None:
+        denoiser.output.weight.data.mul_(2)
+
+    return {
+        "vector_to_parameters": to_vector,
+        "half_and_back": lambda denoiser: denoiser.half().double(),
+        "float": lambda denoiser: denoiser.float().double(),
+        "data_in_training": lambda denoiser: (denoiser.train(), _draw(denoiser), through_data(denoiser)),
+        "data_then_eval": lambda denoiser: (through_data(denoiser), denoiser.eval()),
+    }
+
+
+def _draw(denoiser: Denoiser) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    condition, noise = (torch.randn(shape, generator=generator).double() for shape in ((2, 2, WIDTH), (2, WIDTH)))
+    with torch.no_grad():
+        return sample(denoiser, noise, condition, torch.arange(2), schedule=NoiseSchedule(), num_steps=4)
+
+
+@pytest.mark.parametrize("change", list(_changes()))
+def test_no_change_of_the_weights_is_overlooked(change: str) -> None:
+    denoiser = trained_looking_denoiser().eval()
+    before = _draw(denoiser)
+    with torch.no_grad():
+        _changes()[change](denoiser)
+    after = _draw(denoiser)
+    assert torch.equal(after, _draw(copy.deepcopy(denoiser))) and not torch.equal(after, before)
+
+
+def test_weights_of_inference_mode_are_packed_anew() -> None:
+    with torch.inference_mode():
+        denoiser = trained_looking_denoiser().eval()
+        _draw(denoiser)
+        denoiser.output.weight.mul_(2)
+        assert torch.equal(_draw(denoiser), _draw(copy.deepcopy(denoiser)))
+
+
+def test_what_is_kept_does_not_depend_on_the_mode_of_the_first_call() -> None:
+    """Autocast and a fake mode around the first call leave nothing behind."""
+    denoiser = trained_looking_denoiser().eval()
+    expected = _draw(copy.deepcopy(denoiser))
+    with torch.autocast("cpu", torch.bfloat16):
+        _draw(denoiser)
+    assert torch.equal(_draw(denoiser), expected)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        NoiseSchedule().coefficients(37), NoiseSchedule().sampling_timesteps(37, "dpm_solver++")
+    assert type(NoiseSchedule().coefficients(37)) is Tensor
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+def test_sample_can_be_compiled_and_exported() -> None:
+    class Sampler(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.denoiser = trained_looking_denoiser(layers=1).eval().requires_grad_(False)
+
+        def forward(self, noise: Tensor, condition: Tensor, index: Tensor) -> Tensor:
+            return sample(self.denoiser, noise, condition, index, schedule=NoiseSchedule(), num_steps=2)
+
+    given = (torch.randn(3, WIDTH).double(), torch.randn(2, 2, WIDTH).double(), torch.tensor([0, 1, 1]))
+    module = Sampler()
+    expected = module(*given)
+    torch.testing.assert_close(torch.compile(module, fullgraph=True, backend="aot_eager")(*given), expected)
+    exported = torch.export.export(module, given)
+    torch.testing.assert_close(exported.module()(*given), expected)
+    assert all("survcore" not in str(node.target) for node in exported.graph.nodes)
+
+
+def test_forward_mode_and_gradient_of_the_step_noise() -> None:
+    denoiser = trained_looking_denoiser().eval().requires_grad_(False)
+    condition, noise, index = torch.randn(2, 2, WIDTH).double(), torch.randn(2, WIDTH).double(), torch.arange(2)
+
+    def draw(start: Tensor, added: Tensor) -> Tensor:
+        return sample(denoiser, start, condition, index, schedule=NoiseSchedule(), num_steps=2, eta=1.0,
+                      step_noise=added)  # fmt: skip
+
+    added, direction = torch.randn(2, 2, WIDTH).double(), torch.randn_like(noise)
+    with sdpa_kernel(SDPBackend.MATH):  # torch's fused attention has no forward mode, and says so
+        value, tangent = torch.func.jvp(lambda start: draw(start, added), (noise,), (direction,))
+    torch.testing.assert_close(value, draw(noise, added), rtol=1e-9, atol=1e-9)
+    quotient = (draw(noise + 1e-6 * direction, added) - draw(noise - 1e-6 * direction, added)) / 2e-6
+    torch.testing.assert_close(tangent, quotient, rtol=1e-5, atol=1e-6)
+    draw(noise, added.requires_grad_()).sum().backward()
+    assert added.grad[0].abs().sum() > 0
+
+
 def test_kept_packs_are_no_part_of_the_module() -> None:
     denoiser = trained_looking_denoiser()
     condition, noise, index = torch.randn(2, 2, WIDTH).double(), torch.randn(2, WIDTH).double(), torch.arange(2)
@@ -262,12 +362,12 @@ def test_kept_packs_serve_later_modes(mode: str) -> None:
 
 
 def test_bfloat16_keeps_the_direction_of_every_draw() -> None:
-    torch.manual_seed(0)
-    denoiser = Denoiser(64, layers=3, heads=4)
+    """At the size that is used: 4 layers, D = 256, 50 steps."""
+    denoiser = Denoiser(256)
     with torch.no_grad():
         for parameter in denoiser.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter) / math.sqrt(parameter.shape[-1]))
-        condition, noise, index = torch.randn(3, 2, 64), torch.randn(15, 64), torch.arange(15) % 3
+        condition, noise, index = torch.randn(3, 2, 256), torch.randn(15, 256), torch.arange(15) % 3
         full, rounded = (
             sample(denoiser, noise, condition, index, schedule=NoiseSchedule(), precision=precision)
             for precision in ("full", "bfloat16")
@@ -276,7 +376,9 @@ def test_bfloat16_keeps_the_direction_of_every_draw() -> None:
     assert torch.cosine_similarity(full, rounded, dim=1).min() > 0.999
 
 
-def test_draws_do_not_depend_on_their_neighbours() -> None:
+@pytest.mark.parametrize("gradient", [False, True], ids=["compiled", "reference"])
+def test_draws_do_not_depend_on_their_neighbours(gradient: bool) -> None:
+    torch.set_grad_enabled(gradient)
     schedule, denoiser = NoiseSchedule(), trained_looking_denoiser()
     condition, noise = torch.randn(3, 2, WIDTH).double(), torch.randn(6, WIDTH).double()
     index = torch.tensor([0, 0, 1, 2, 2, 1])
@@ -299,7 +401,42 @@ def test_draws_do_not_depend_on_their_neighbours() -> None:
     assert poisoned[index == 1].isnan().all()
 
 
-def test_no_draws_give_no_latents() -> None:
+@pytest.mark.parametrize("gradient", [False, True], ids=["compiled", "reference"])
+def test_a_draw_without_condition_is_nan(gradient: bool) -> None:
+    denoiser = trained_looking_denoiser()
+    condition, noise = torch.randn(2, 2, WIDTH).double(), torch.randn(4, WIDTH).double()
+    with torch.set_grad_enabled(gradient):
+        got = sample(denoiser, noise, condition, torch.tensor([1, -1, 2, 0]), schedule=NoiseSchedule(), num_steps=3)
+        nobody = sample(denoiser, noise, condition[:0], torch.zeros(4, dtype=torch.int64), schedule=NoiseSchedule())
+    assert got.isnan().any(1).tolist() == [False, True, True, False] and nobody.isnan().all()
+
+
+@pytest.mark.parametrize("gradient", [False, True], ids=["compiled", "reference"])
+def test_wrong_draws_are_refused_alike(gradient: bool) -> None:
+    noise, condition, index = torch.zeros(3, WIDTH).double(), torch.zeros(1, 2, WIDTH).double(), torch.zeros(3).long()
+    given = {"schedule": NoiseSchedule(), "num_steps": 2}
+    torch.set_grad_enabled(gradient)
+    for change, error, message in (
+        ({"condition_index": index.int()}, TypeError, "condition_index must be int64"),
+        ({"condition": condition[..., 1:]}, ValueError, r"condition must be \[P, C, 16\]"),
+        (
+            {"eta": 1.0, "step_noise": torch.zeros(1, 3, WIDTH).double()},
+            ValueError,
+            r"step_noise must have shape \(2, 3",
+        ),
+        ({"num_steps": 2.5}, TypeError, "integer"),
+        ({"eta": math.nan}, ValueError, "eta must be at least 0"),
+        ({"num_steps": 1001, "solver": "dpm_solver++"}, ValueError, r"1\.\.1000"),
+        ({"noise": noise.to("meta")}, ValueError, "condition is on cpu, noise on meta"),
+    ):
+        arguments = {"noise": noise, "condition": condition, "condition_index": index} | given | change
+        with pytest.raises(error, match=message):
+            sample(trained_looking_denoiser(), **arguments)
+
+
+@pytest.mark.parametrize("gradient", [False, True], ids=["compiled", "reference"])
+def test_no_draws_give_no_latents(gradient: bool) -> None:
+    torch.set_grad_enabled(gradient)
     noise, index = torch.zeros(0, WIDTH).double(), torch.zeros(0, dtype=torch.int64)
     condition = torch.randn(1, 2, WIDTH).double()
     got = sample(trained_looking_denoiser(), noise, condition, index, schedule=NoiseSchedule(), num_steps=3)

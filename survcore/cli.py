@@ -189,7 +189,7 @@ def evaluate(
 @click.option("--steps", default=50, show_default=True, help="Steps of the sampler.")
 @click.option(
     "--solver", type=click.Choice(["ddim", "dpm_solver++"]), default="ddim", show_default=True,
-    help="How the sampler steps; dpm_solver++ needs fewer steps.",
+    help="How the sampler steps; dpm_solver++ with 15 to 20 steps comes as close as ddim with 50.",
 )  # fmt: skip
 @click.option(
     "--precision", type=click.Choice(["full", "bfloat16"]), default="full", show_default=True,

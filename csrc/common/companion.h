@@ -8,10 +8,15 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <mutex>
-#include <system_error>
 #include <thread>
+#include <utility>
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <signal.h>
@@ -31,6 +36,20 @@ inline void pause_briefly() {
 #endif
 }
 
+// How this thread rounds and whether it flushes denormal numbers; a companion takes it over from its caller.
+class FloatingPointMode {
+ public:
+#if defined(__x86_64__)
+  FloatingPointMode() : mode_(_mm_getcsr()) {}
+  void apply() const { _mm_setcsr(mode_); }
+
+ private:
+  unsigned int mode_;
+#else
+  void apply() const {}
+#endif
+};
+
 // What a companion does for one call. It is kept alive by both sides, since the call may return first.
 class CompanionTask {
  public:
@@ -41,7 +60,8 @@ class CompanionTask {
 // The one helping thread of this process; it sleeps between calls.
 class Companion {
  public:
-  // Hands a task over, unless another call has the companion or no thread can be had.
+  // Hands a task over, unless another call has the companion or no thread can be had. The task is let go with the next
+  // one: its last owner may need locks of the interpreter, which are the callers'.
   static bool offer(std::shared_ptr<CompanionTask> task) {
     // Never destroyed: the thread may be in it when the process ends. A forked child starts its own.
     static std::mutex mutex;
@@ -50,9 +70,10 @@ class Companion {
     std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
     if (!lock.owns_lock()) return false;
     if (companion == nullptr || owner != process()) {
-      companion = new Companion();
+      std::unique_ptr<Companion> fresh(new Companion());
+      if (!fresh->start()) return false;
+      companion = fresh.release();
       owner = process();
-      if (!companion->start()) companion->busy_.store(true);
     }
     if (companion->busy_.exchange(true)) return false;
     companion->task_ = std::move(task);
@@ -72,28 +93,30 @@ class Companion {
 
   bool start() {
 #if SURVCORE_HAS_FORK
-    // Signals are for the threads that the process made itself.
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    // Signals are for the threads that the process made itself, except those of a fault, which a handler wants to see.
+    struct Masked {
+      Masked() {
+        sigset_t signals;
+        sigfillset(&signals);
+        for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) sigdelset(&signals, fault);
+        pthread_sigmask(SIG_SETMASK, &signals, &before);
+      }
+      ~Masked() { pthread_sigmask(SIG_SETMASK, &before, nullptr); }
+      sigset_t before;
+    } masked;
 #endif
-    bool started = true;
     try {
       std::thread([this] { work(); }).detach();
-    } catch (const std::system_error&) {
-      started = false;
+    } catch (...) {  // no thread, no memory: the caller works alone
+      return false;
     }
-#if SURVCORE_HAS_FORK
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
-#endif
-    return started;
+    return true;
   }
 
   void work() {
     for (uint32_t done = 0;; ++done) {
       while (tasks_.load(std::memory_order_acquire) == done) tasks_.wait(done, std::memory_order_acquire);
       task_->help();
-      task_.reset();
       busy_.store(false);
     }
   }
@@ -103,9 +126,9 @@ class Companion {
   std::shared_ptr<CompanionTask> task_;
 };
 
-// How caller and companion keep step. Work is a sequence of phases; in each, both sides compute one half, and go on when
-// both halves are there. The caller lets the companion in at a phase of its choice, once it has said that it is ready,
-// and drops it when its half is late. A half is written to the place of its phase's parity, so that neither side
+// How caller and companion keep step. Work is a sequence of phases; in each, both sides compute one half, and go on
+// when both halves are there. The caller lets the companion in at a phase of its choice, once it has said that it is
+// ready, and drops it when its half is late. A half is written to the place of its phase's parity, so that neither side
 // overwrites what the other may still read; a caller without companion writes elsewhere.
 class Pairing {
  public:
@@ -118,6 +141,7 @@ class Pairing {
     ready_.store(false, std::memory_order_relaxed);
     first_phase_ = phase;
     caller_phase_.store(phase, std::memory_order_relaxed);
+    companion_phase_.store(phase, std::memory_order_relaxed);  // it may have gone on by a phase before it noticed
     turns_.fetch_add(1, std::memory_order_release);
     turns_.notify_one();
     phase_start_ = Clock::now();
@@ -185,9 +209,9 @@ class Pairing {
   std::atomic<uint32_t> turns_{0};
   std::atomic<bool> ready_{false};
   std::atomic<bool> over_{false};
-  int64_t first_phase_ = 0;         // written while the companion is out and ready
-  Clock::time_point phase_start_;   // the caller's
-  uint32_t turn_ = 0;               // the companion's
+  int64_t first_phase_ = 0;        // written while the companion is out and ready
+  Clock::time_point phase_start_;  // the caller's
+  uint32_t turn_ = 0;              // the companion's
   alignas(64) std::atomic<int64_t> caller_phase_{0};
   alignas(64) std::atomic<int64_t> companion_phase_{0};
 };

@@ -42,12 +42,12 @@ template <class Real>
 struct SamplingProblem {
   DenoiserLayout layout;
   const unsigned char* pack;
-  const Real* noise;              // [draws, width]
-  const Real* step_noise;         // [steps, draws, width], or null
-  const Real* condition;          // [patients, tokens, width]
-  const int64_t* condition_index; // [draws]
-  const Real* modulation;         // [steps, layers, 6, width]
-  const double* coefficients;     // [steps, coefficient_columns]
+  const Real* noise;               // [draws, width]
+  const Real* step_noise;          // [steps, draws, width], or null
+  const Real* condition;           // [patients, tokens, width]
+  const int64_t* condition_index;  // [draws]
+  const Real* modulation;          // [steps, layers, 6, width]
+  const double* coefficients;      // [steps, coefficient_columns]
   int64_t draws, patients, tokens, steps;
 
   const Real* vector(int64_t offset) const { return reinterpret_cast<const Real*>(pack + offset); }
@@ -103,7 +103,8 @@ struct RowBlock {
         rows(rows),
         stored_rows((rows + tile_rows - 1) / tile_rows * tile_rows),
         stride(stride_of(problem.layout.width)),
-        local_stride(stride_of(std::max(std::max(3 * problem.layout.part_width, problem.layout.hidden), problem.layout.width))),
+        local_stride(
+            stride_of(std::max(std::max(3 * problem.layout.part_width, problem.layout.hidden), problem.layout.width))),
         memory(stored_rows * (6 * stride + local_stride) + 2 * stride + scores_of(problem, rows)),
         rounded(stored_rows * local_stride),
         patient(rows) {
@@ -113,7 +114,8 @@ struct RowBlock {
       next += entries;
       return start;
     };
-    for (Real** field : {&state, &previous_state, &previous_output, &x, &normal, &mixed}) *field = take(stored_rows * stride);
+    for (Real** field : {&state, &previous_state, &previous_output, &x, &normal, &mixed})
+      *field = take(stored_rows * stride);
     local = take(stored_rows * local_stride);
     scale = take(stride);
     shift = take(stride);
@@ -133,14 +135,14 @@ struct RowBlock {
   const int64_t stride, local_stride;
   Buffer<Real> memory;
   Buffer<uint16_t> rounded;  // left rows of a product on tiles
-  Real* state;            // [rows, width], the latents before the step
-  Real* previous_state;   // of the step before
-  Real* previous_output;  // of the step before
-  Real* x;                // the rows between the layers
-  Real* normal;           // normalised rows, which a phase reads
-  Real* mixed;            // a part's attended values
-  Real* local;            // a part's queries, keys and values, or its hidden units
-  Real* scale;            // of the next normalisation, [width]
+  Real* state;               // [rows, width], the latents before the step
+  Real* previous_state;      // of the step before
+  Real* previous_output;     // of the step before
+  Real* x;                   // the rows between the layers
+  Real* normal;              // normalised rows, which a phase reads
+  Real* mixed;               // a part's attended values
+  Real* local;               // a part's queries, keys and values, or its hidden units
+  Real* scale;               // of the next normalisation, [width]
   Real* shift;
   Real* scores;  // [keys, rows * heads of a part]
   std::vector<int64_t> patient;
@@ -168,8 +170,8 @@ struct Denoising {
         for (int64_t i = 0; i < depth; ++i) rounded[i] = to_bfloat16(source[i]);
         std::fill(rounded + depth, rounded + stored, uint16_t(0));
       }
-      multiply_tiles(block.rounded.data(), block.local_stride, block.stored_rows, weights, stored, columns, bias, output,
-                     output_stride);
+      multiply_tiles(block.rounded.data(), block.local_stride, block.stored_rows, weights, stored, columns, bias,
+                     output, output_stride);
     } else {
       multiply_rows<bytes, Weight, Real>(left, block.rows, weights, depth, problem.layout.stored_depth(depth), columns,
                                          bias, output, output_stride);
@@ -182,11 +184,17 @@ struct Denoising {
     for (int64_t row = 0; row < block.rows; ++row) {
       const Real* x = block.x + row * block.stride;
       Real* normal = block.normal + row * block.stride;
-      const Real mean = vector_sum<bytes, Real>(width, [&](int64_t i, auto& sum) SURVCORE_INLINE_LAMBDA {
-        sum += entries_at<std::remove_reference_t<decltype(sum)>>(x, i);
-      }) / static_cast<Real>(width);
+      const Real mean = vector_sum<bytes, Real>(width,
+                                                [&](int64_t i, auto& sum) SURVCORE_INLINE_LAMBDA {
+                                                  std::remove_reference_t<decltype(sum)> entries;
+                                                  load_entries(x, i, entries);
+                                                  sum += entries;
+                                                }) /
+                        static_cast<Real>(width);
       const Real squares = vector_sum<bytes, Real>(width, [&](int64_t i, auto& sum) SURVCORE_INLINE_LAMBDA {
-        const auto distance = entries_at<std::remove_reference_t<decltype(sum)>>(x, i) - mean;
+        std::remove_reference_t<decltype(sum)> distance;
+        load_entries(x, i, distance);
+        distance -= mean;
         sum += distance * distance;
       });
       const Real factor = Real(1) / std::sqrt(squares / static_cast<Real>(width) + Real(1e-5));
@@ -215,8 +223,8 @@ struct Denoising {
     }
   }
 
-  // mixed[row] = sum over keys of softmax(query key / sqrt(head width)) value, per head of the part. `key(row, j)` points
-  // to the j-th key of a row, followed part_width behind by its value.
+  // mixed[row] = sum over keys of softmax(query key / sqrt(head width)) value, per head of the part. `key(row, j)`
+  // points to the j-th key of a row, followed part_width behind by its value.
   template <class Key>
   static SURVCORE_INLINE void attend(const Problem& problem, Block& block, int64_t keys, const Key& key) {
     const int64_t part_width = problem.layout.part_width;
@@ -232,8 +240,10 @@ struct Denoising {
           const Real* other = key(row, j) + head * head_width;
           scores[j * problems + row * heads + head] =
               factor * vector_sum<bytes, Real>(head_width, [&](int64_t i, auto& sum) SURVCORE_INLINE_LAMBDA {
-                using Entries = std::remove_reference_t<decltype(sum)>;
-                sum += entries_at<Entries>(query, i) * entries_at<Entries>(other, i);
+                std::remove_reference_t<decltype(sum)> a, b;
+                load_entries(query, i, a);
+                load_entries(other, i, b);
+                sum += a * b;
               });
         }
       }
@@ -385,9 +395,9 @@ struct Denoising {
     const int64_t width = layout.width, place = phase % problem.phases_per_step();
     const bool output = place == 2 * layout.layers;
     const int64_t start = layout.layer_start(place / 2);
-    const Real* bias = problem.vector(output             ? layout.last.output_bias
+    const Real* bias = problem.vector(output           ? layout.last.output_bias
                                       : place % 2 == 0 ? start + layout.layer.projection_bias
-                                                         : start + layout.layer.contract_bias);
+                                                       : start + layout.layer.contract_bias);
     const Real* modulation = output ? nullptr : modulation_of(problem, block, phase);
     const Real* gate = modulation ? modulation + 2 * width : nullptr;
     for (int64_t row = 0; row < block.rows; ++row) {
@@ -415,23 +425,23 @@ struct Denoising {
   }
 };
 
-#define SURVCORE_DENOISING(bytes)                                                                                    \
-  template <class Weight, class Real>                                                                                \
-  SURVCORE_TARGET_##bytes void compute_part(VectorWidth<bytes>, const SamplingProblem<Real>& problem,                \
-                                            ConditionKeys<Real>& kept, RowBlock<Real>& block, int64_t phase,         \
-                                            int64_t part, Real* contribution) {                                      \
-    Denoising<bytes, Weight, Real>::compute(problem, kept, block, phase, part, contribution);                        \
-  }                                                                                                                  \
-  template <class Weight, class Real>                                                                                \
-  SURVCORE_TARGET_##bytes void prepare_phase(VectorWidth<bytes>, const SamplingProblem<Real>& problem,               \
-                                             RowBlock<Real>& block, int64_t phase) {                                 \
-    Denoising<bytes, Weight, Real>::prepare(problem, block, phase);                                                  \
-  }                                                                                                                  \
-  template <class Weight, class Real>                                                                                \
-  SURVCORE_TARGET_##bytes void finish_phase(VectorWidth<bytes>, const SamplingProblem<Real>& problem,                \
-                                            RowBlock<Real>& block, int64_t phase, const Real* first,                 \
-                                            const Real* second) {                                                    \
-    Denoising<bytes, Weight, Real>::finish(problem, block, phase, first, second);                                    \
+#define SURVCORE_DENOISING(bytes)                                                                            \
+  template <class Weight, class Real>                                                                        \
+  SURVCORE_TARGET_##bytes void compute_part(VectorWidth<bytes>, const SamplingProblem<Real>& problem,        \
+                                            ConditionKeys<Real>& kept, RowBlock<Real>& block, int64_t phase, \
+                                            int64_t part, Real* contribution) {                              \
+    Denoising<bytes, Weight, Real>::compute(problem, kept, block, phase, part, contribution);                \
+  }                                                                                                          \
+  template <class Weight, class Real>                                                                        \
+  SURVCORE_TARGET_##bytes void prepare_phase(VectorWidth<bytes>, const SamplingProblem<Real>& problem,       \
+                                             RowBlock<Real>& block, int64_t phase) {                         \
+    Denoising<bytes, Weight, Real>::prepare(problem, block, phase);                                          \
+  }                                                                                                          \
+  template <class Weight, class Real>                                                                        \
+  SURVCORE_TARGET_##bytes void finish_phase(VectorWidth<bytes>, const SamplingProblem<Real>& problem,        \
+                                            RowBlock<Real>& block, int64_t phase, const Real* first,         \
+                                            const Real* second) {                                            \
+    Denoising<bytes, Weight, Real>::finish(problem, block, phase, first, second);                            \
   }
 SURVCORE_DENOISING(64)
 SURVCORE_DENOISING(32)
@@ -464,16 +474,17 @@ void keep_condition_keys(Width width, const SamplingProblem<Real>& problem, int6
 template <class Weight, class Real, class Width>
 class Sampling : public CompanionTask {
  public:
-  // `draws` are positions in the problem's arrays; `owner` keeps alive what the problem points to.
+  // `draws` are positions in the problem's arrays; `owner` keeps alive what the problem points to. `shared`: may be
+  // offered to the companion.
   Sampling(const SamplingProblem<Real>& problem, std::shared_ptr<ConditionKeys<Real>> kept, const int64_t* draws,
-           int64_t rows, std::shared_ptr<void> owner)
+           int64_t rows, std::shared_ptr<void> owner, bool shared)
       : owner_(std::move(owner)),
         kept_(std::move(kept)),
         problem_(problem),
         block_(block_of(draws, rows)),
-        companion_block_(block_of(draws, rows)),
-        parts_(6 * block_.size()),
-        handover_(3 * block_.size()) {
+        companion_block_(block_of(draws, shared ? rows : 0)),
+        parts_((shared ? 6 : 2) * block_.size()),
+        handover_(shared ? 3 * block_.size() : 0) {
     for (int64_t row = 0; row < rows; ++row) {
       const Real* start = problem_.noise + draws[row] * problem_.layout.width;
       std::copy(start, start + problem_.layout.width, block_.state + row * block_.stride);
@@ -491,8 +502,7 @@ class Sampling : public CompanionTask {
         pairing_.let_in(phase);
         together = true;
       }
-      const bool began_together = together;
-      Real* first = part(began_together ? caller + phase % 2 : alone);
+      Real* first = part(together ? caller + phase % 2 : alone);
       Real* second = halves ? part(alone + 1) : nullptr;
       compute(block_, phase, 0, first);
       if (together) together = pairing_.caller_meets(phase);
@@ -503,14 +513,17 @@ class Sampling : public CompanionTask {
       }
       advance(block_, phase, first, second);
     }
-    pairing_.finish();
     for (int64_t row = 0; row < block_.rows; ++row) {
       const Real* state = block_.state + row * block_.stride;
       std::copy(state, state + problem_.layout.width, output + block_.draws[row] * problem_.layout.width);
     }
   }
 
+  // To be called once, however run() ends, if the companion was offered this: it goes when it notices.
+  void let_companion_go() { pairing_.finish(); }
+
   void help() override {
+    mode_.apply();
     for (;;) {
       int64_t phase = pairing_.companion_waits();
       if (phase < 0) return;
@@ -527,8 +540,9 @@ class Sampling : public CompanionTask {
   }
 
  private:
-  // Places of contributions: two each for caller and companion together, by parity of the phase, two for one alone.
-  static constexpr int64_t caller = 0, companion = 2, alone = 4;
+  // Places of contributions: two for one alone, and two each, by parity of the phase, for caller and companion
+  // together.
+  static constexpr int64_t alone = 0, caller = 2, companion = 4;
 
   Real* part(int64_t place) const { return parts_.data() + place * block_.size(); }
 
@@ -555,6 +569,7 @@ class Sampling : public CompanionTask {
   const SamplingProblem<Real> problem_;
   RowBlock<Real> block_, companion_block_;
   Buffer<Real> parts_, handover_;
+  FloatingPointMode mode_;
   Pairing pairing_;
 };
 

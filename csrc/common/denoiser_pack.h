@@ -13,16 +13,17 @@ namespace survcore {
 
 // Header of a pack, uint8 and contiguous; throws unless it is whole.
 inline DenoiserHeader denoiser_header(const Tensor& pack) {
-  constexpr int64_t most = int64_t(1) << 20;
+  // Wide enough for any model, and no count of bytes overflows.
+  constexpr int64_t most_layers = 1 << 12, most_width = 1 << 16;
   DenoiserHeader header = {};
   const bool long_enough = pack.numel() >= static_cast<int64_t>(sizeof(header));
   if (long_enough) std::memcpy(&header, pack.const_data_ptr<uint8_t>(), sizeof(header));
   STD_TORCH_CHECK(long_enough && header.magic == DenoiserHeader::expected_magic,
                   "packed_weights is not a packed denoiser of this version of survcore: pack it with pack_denoiser");
-  const bool sound = header.layers >= 1 && header.layers < most && header.width >= 1 && header.width < most &&
-                     header.heads >= 1 && header.width % header.heads == 0 && header.type >= 0 && header.type <= 2 &&
-                     header.form >= 0 && header.form <= 1 && header.instruction_set >= 0 &&
-                     header.instruction_set <= 3;
+  const bool sound = header.layers >= 1 && header.layers <= most_layers && header.width >= 1 &&
+                     header.width <= most_width && header.heads >= 1 && header.width % header.heads == 0 &&
+                     header.type >= 0 && header.type <= (header.form == 0 ? 1 : 2) && header.form >= 0 &&
+                     header.form <= 1 && header.instruction_set >= 0 && header.instruction_set <= 3;
   STD_TORCH_CHECK(sound, "the header of packed_weights is damaged: ", header.layers, " layers, width ", header.width,
                   ", ", header.heads, " heads, type ", header.type, ", form ", header.form);
   STD_TORCH_CHECK(header.bytes == pack.numel(), "packed_weights has ", pack.numel(), " bytes, its header says ",

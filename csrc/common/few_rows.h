@@ -84,12 +84,12 @@ SURVCORE_INLINE void multiply_panel(LeftRows<Real> left, const Weight* panel, in
   }
 }
 
-#define SURVCORE_PANEL_KERNEL(bytes)                                                                              \
-  template <int rows, class Weight, class Real>                                                                   \
-  SURVCORE_TARGET_##bytes __attribute__((noinline)) void panel_kernel(                                            \
+#define SURVCORE_PANEL_KERNEL(bytes)                                                                               \
+  template <int rows, class Weight, class Real>                                                                    \
+  SURVCORE_TARGET_##bytes __attribute__((noinline)) void panel_kernel(                                             \
       VectorWidth<bytes>, LeftRows<Real> left, const Weight* panel, int64_t depth, const Real* bias, Real* output, \
-      int64_t output_stride) {                                                                                    \
-    multiply_panel<bytes, rows, Weight, Real>(left, panel, depth, bias, output, output_stride);                   \
+      int64_t output_stride) {                                                                                     \
+    multiply_panel<bytes, rows, Weight, Real>(left, panel, depth, bias, output, output_stride);                    \
   }
 SURVCORE_PANEL_KERNEL(64)
 SURVCORE_PANEL_KERNEL(32)
@@ -107,7 +107,8 @@ constexpr auto panel_kernels(std::integer_sequence<int, below...>) {
 // stored_depth rows. For bfloat16 an odd depth reads one more entry of each row, which must be finite.
 template <int bytes, class Weight, class Real>
 SURVCORE_INLINE void multiply_rows(LeftRows<Real> left, int64_t rows, const Weight* matrix, int64_t depth,
-                                   int64_t stored_depth, int64_t columns, const Real* bias, Real* output, int64_t output_stride) {
+                                   int64_t stored_depth, int64_t columns, const Real* bias, Real* output,
+                                   int64_t output_stride) {
   // AVX2 and the base set have half the registers.
   constexpr int64_t most = bytes == 64 ? most_rows_at_once : most_rows_at_once / 2;
   static constexpr auto kernels = panel_kernels<bytes, Weight, Real>(std::make_integer_sequence<int, most>());
@@ -116,8 +117,7 @@ SURVCORE_INLINE void multiply_rows(LeftRows<Real> left, int64_t rows, const Weig
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t begin = rows * block / blocks, end = rows * (block + 1) / blocks;
       kernels[end - begin - 1](VectorWidth<bytes>(), {left.data + begin * left.stride, left.stride}, matrix, depth,
-                               bias ? bias + column : nullptr, output + begin * output_stride + column,
-                               output_stride);
+                               bias ? bias + column : nullptr, output + begin * output_stride + column, output_stride);
     }
     matrix += stored_depth / weights_per_entry<Weight> * pack_panel_columns;
   }

@@ -61,8 +61,8 @@ SURVCORE_TARGET_TILES inline void configure_tiles(int64_t rows) {
 
 SURVCORE_TARGET_TILES inline void release_tiles() { _tile_release(); }
 
-// output[rows, columns] = bias + left[rows, depth] matrix[depth, columns], in whole panels, with configured tiles. left in
-// bfloat16, strides in entries; rows a multiple of 16, depth one of 32.
+// output[rows, columns] = bias + left[rows, depth] matrix[depth, columns], in whole panels, with configured tiles. left
+// in bfloat16, strides in entries; rows a multiple of 16, depth one of 32.
 SURVCORE_TARGET_TILES inline void multiply_tiles(const uint16_t* left, int64_t left_stride, int64_t rows,
                                                  const BFloat16Tile* matrix, int64_t depth, int64_t columns,
                                                  const float* bias, float* output, int64_t output_stride) {

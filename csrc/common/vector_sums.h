@@ -27,7 +27,7 @@ SURVCORE_INLINE Real sum_of_lanes(const Real* lanes) {
 // sum of term(i) over [0, count), where term gives a vector for a vector of entries and a number for one.
 template <int bytes, class Real, class Term>
 SURVCORE_INLINE Real vector_sum(int64_t count, const Term& term) {
-  typedef Real Vector __attribute__((vector_size(bytes), aligned(alignof(Real)), may_alias));
+  typedef Real Vector __attribute__((vector_size(bytes)));
   constexpr int64_t lanes = bytes / sizeof(Real);
   Vector sums = {};
   int64_t i = 0;
@@ -37,10 +37,10 @@ SURVCORE_INLINE Real vector_sum(int64_t count, const Term& term) {
   return sum;
 }
 
-// Entries i, i + 1, ... of a row, as many as `sums` has.
-template <class Sums, class Real>
-SURVCORE_INLINE const Sums& entries_at(const Real* row, int64_t i) {
-  return *reinterpret_cast<const Sums*>(row + i);
+// Entries i, i + 1, ... of a row, as many as `entries` has.
+template <class Entries, class Real>
+SURVCORE_INLINE void load_entries(const Real* row, int64_t i, Entries& entries) {
+  std::memcpy(&entries, row + i, sizeof(entries));
 }
 
 }  // namespace survcore

@@ -1,7 +1,7 @@
 // The error function and the erf form of GELU, x Phi(x).
 //
-// In float32 erf is an odd rational function, branch-free so that a plain loop over it vectorises; its error stays below
-// 4e-7, which is below what the sum 1 + erf keeps. In float64 it is the C library's.
+// In float32 erf is an odd rational function, branch-free so that a plain loop over it vectorises; its error stays
+// below 4e-7, which is below what the sum 1 + erf keeps. In float64 it is the C library's.
 #pragma once
 
 #include <cmath>
@@ -15,21 +15,22 @@ SURVCORE_SHARED float error_function(float x) {
 #if defined(__CUDA_ARCH__)
   return erff(x);
 #else
-  const float clamped = x > 3.9f ? 3.9f : (x < -3.9f ? -3.9f : x);
+  const float clamped = x > 3.9257250f ? 3.9257250f : (x < -3.9257250f ? -3.9257250f : x);
   const float square = clamped * clamped;
-  float p = 2.0664616e-06f;
-  p = p * square + 2.85046280e-04f;
-  p = p * square + 3.73791313e-03f;
-  p = p * square + 5.26667149e-02f;
-  p = p * square + 1.89657614e-01f;
-  p = p * square + 1.12837915f;
-  float q = 3.82690695e-05f;
-  q = q * square + 1.15725986e-03f;
-  q = q * square + 1.49134107e-02f;
-  q = q * square + 1.13815017e-01f;
-  q = q * square + 5.01412468e-01f;
+  float p = 2.123732202e-06f;
+  p = p * square + 2.861979592e-04f;
+  p = p * square + 3.658048343e-03f;
+  p = p * square + 5.243302137e-02f;
+  p = p * square + 1.874160767e-01f;
+  p = p * square + 1.128379107f;
+  float q = 3.891857341e-05f;
+  q = q * square + 1.143296016e-03f;
+  q = q * square + 1.475208811e-02f;
+  q = q * square + 1.129456758e-01f;
+  q = q * square + 4.994257987e-01f;
   q = q * square + 1.0f;
-  return clamped * (p / q);
+  const float y = clamped * (p / q);
+  return y > 1.0f ? 1.0f : (y < -1.0f ? -1.0f : y);
 #endif
 }
 

@@ -5,8 +5,9 @@
 // that a thread that is held up takes fewer.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <atomic>
-#include <cmath>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <vector>
@@ -23,17 +24,30 @@ namespace {
 constexpr int64_t least_shared_work = int64_t(1) << 22;
 constexpr int64_t fewest_block_draws = 8;
 
+// A pack on a cache line's boundary, where torch allocates it; a view into another tensor is copied.
+Tensor aligned(const Tensor& pack) {
+  if (reinterpret_cast<uintptr_t>(pack.const_data_ptr<uint8_t>()) % 64 == 0) return pack;
+  Tensor copy = empty_on(pack, {pack.numel()}, ScalarType::Byte);
+  std::memcpy(copy.mutable_data_ptr<uint8_t>(), pack.const_data_ptr<uint8_t>(), pack.numel());
+  return copy;
+}
+
+// The tensor under another name: what its owner does to his (resize_, .data =) does not move this one's memory.
+Tensor alias_of(const Tensor& tensor) {
+  return torch::stable::narrow(const_cast<Tensor&>(tensor), 0, 0, tensor.size(0));
+}
+
 // What a call is given, made contiguous; kept until the companion has let go of it as well.
 struct Inputs {
   Inputs(const Tensor& noise, const Tensor& condition, const Tensor& condition_index, const Tensor& step_noise,
          const Tensor& pack, const Tensor& modulation, const Tensor& coefficients, ScalarType type)
-      : noise(contiguous_as(noise, type)),
-        condition(contiguous_as(condition, type)),
-        condition_index(contiguous_as(condition_index, ScalarType::Long)),
-        step_noise(contiguous_as(step_noise, type)),
-        pack(pack),
-        modulation(contiguous_as(modulation, type)),
-        coefficients(contiguous_as(coefficients, ScalarType::Double)) {}
+      : noise(alias_of(contiguous_as(noise, type))),
+        condition(alias_of(contiguous_as(condition, type))),
+        condition_index(alias_of(contiguous_as(condition_index, ScalarType::Long))),
+        step_noise(alias_of(contiguous_as(step_noise, type))),
+        pack(alias_of(pack)),
+        modulation(alias_of(contiguous_as(modulation, type))),
+        coefficients(alias_of(contiguous_as(coefficients, ScalarType::Double))) {}
 
   template <class Real>
   SamplingProblem<Real> problem(const DenoiserLayout& layout) const {
@@ -70,14 +84,14 @@ void check(const Inputs& inputs, const DenoiserHeader& header) {
                       modulation.size(2) == 6 && modulation.size(3) == width,
                   "modulation must be [", steps, ", ", header.layers, ", 6, ", width, "]");
   const Tensor& step_noise = inputs.step_noise;
-  STD_TORCH_CHECK(step_noise.numel() == 0 ||
-                      (step_noise.dim() == 3 && step_noise.size(0) == steps &&
-                       step_noise.size(1) == inputs.noise.size(0) && step_noise.size(2) == width),
-                  "step_noise must be empty or [", steps, ", ", inputs.noise.size(0), ", ", width, "]");
+  STD_TORCH_CHECK(
+      step_noise.numel() == 0 || (step_noise.dim() == 3 && step_noise.size(0) == steps &&
+                                  step_noise.size(1) == inputs.noise.size(0) && step_noise.size(2) == width),
+      "step_noise must be empty or [", steps, ", ", inputs.noise.size(0), ", ", width, "]");
   const InstructionSet set = static_cast<InstructionSet>(header.instruction_set);
   const InstructionSet best = best_instruction_set(static_cast<PackType>(header.type));
-  STD_TORCH_CHECK(set <= best, "the denoiser was packed for ", name_of(set), ", which this CPU does not have (its best is ",
-                  name_of(best), "): pack it again");
+  STD_TORCH_CHECK(set <= best, "the denoiser was packed for ", name_of(set),
+                  ", which this CPU does not have (its best is ", name_of(best), "): pack it again");
 }
 
 // Calls body(i) for i in [0, count) on as many threads as torch grants, each taking the next one when it is done.
@@ -109,23 +123,33 @@ void sample(Width width, const std::shared_ptr<Inputs>& inputs, const DenoiserLa
     blocks = std::min((needed + threads - 1) / threads * threads, std::max(needed, draws / fewest_block_draws));
   }
   const int64_t work = problem.steps * denoiser_weight_count(layout.layers, layout.width);
-  std::shared_ptr<ConditionKeys<Real>> kept = std::make_shared<ConditionKeys<Real>>(problem);
-  std::vector<std::shared_ptr<Sampling<Weight, Real, Width>>> samplings;
-  for (int64_t block = 0; block < blocks; ++block) {
+  const auto kept = std::make_shared<ConditionKeys<Real>>(problem);
+  const auto sampling_of = [&](int64_t block, bool shared) {
     const int64_t first = draws * block / blocks, last = draws * (block + 1) / blocks;
-    samplings.push_back(std::make_shared<Sampling<Weight, Real, Width>>(problem, kept, inputs->draws.data() + first,
-                                                                        last - first, inputs));
-  }
-  // Offered before the conditions are looked at, so that it is awake when the loop begins.
-  if (blocks == 1 && threads > 1 && work >= least_shared_work) Companion::offer(samplings[0]);
-
-  if (problem.tokens > 0) {
+    return std::make_shared<Sampling<Weight, Real, Width>>(problem, kept, inputs->draws.data() + first, last - first,
+                                                           inputs, shared);
+  };
+  const auto look_at_conditions = [&] {
+    if (problem.tokens == 0) return;
     const int64_t together = std::max<int64_t>(1, most_block_draws<Weight> / problem.tokens);
     for_each_in_turn((problem.patients + together - 1) / together, [&](int64_t i) {
       keep_condition_keys<Weight>(width, problem, i * together, std::min(problem.patients, (i + 1) * together), *kept);
     });
+  };
+  if (blocks == 1 && threads > 1 && layout.parts == 2 && work >= least_shared_work) {
+    const auto sampling = sampling_of(0, true);
+    struct LetGo {
+      Sampling<Weight, Real, Width>& sampling;
+      ~LetGo() { sampling.let_companion_go(); }
+    } let_go{*sampling};
+    // Before the conditions are looked at, so that it is awake when the loop begins.
+    Companion::offer(sampling);
+    look_at_conditions();
+    sampling->run(output);
+  } else {
+    look_at_conditions();
+    for_each_in_turn(blocks, [&](int64_t i) { sampling_of(i, false)->run(output); });
   }
-  for_each_in_turn(blocks, [&](int64_t i) { samplings[i]->run(output); });
 }
 
 Tensor ddim_sample(const Tensor& noise, const Tensor& condition, const Tensor& condition_index,
@@ -133,7 +157,7 @@ Tensor ddim_sample(const Tensor& noise, const Tensor& condition, const Tensor& c
                    const Tensor& coefficients) {
   STD_TORCH_CHECK(packed_weights.scalar_type() == ScalarType::Byte && packed_weights.dim() == 1,
                   "packed_weights must be uint8, of one dimension: pack them with pack_denoiser");
-  Tensor pack = contiguous_as(packed_weights, ScalarType::Byte);
+  Tensor pack = aligned(contiguous_as(packed_weights, ScalarType::Byte));
   DenoiserHeader header = denoiser_header(pack);
   if (header.form == static_cast<int64_t>(PackForm::flat)) {
     const bool wide = header.type == static_cast<int64_t>(PackType::float64);
@@ -142,8 +166,8 @@ Tensor ddim_sample(const Tensor& noise, const Tensor& condition, const Tensor& c
   }
   const DenoiserLayout layout(header.layers, header.width, header.heads, static_cast<PackType>(header.type));
   const ScalarType type = layout.type == PackType::float64 ? ScalarType::Double : ScalarType::Float;
-  const std::shared_ptr<Inputs> inputs = std::make_shared<Inputs>(noise, condition, condition_index, step_noise, pack,
-                                                                  modulation, coefficients, type);
+  const std::shared_ptr<Inputs> inputs =
+      std::make_shared<Inputs>(noise, condition, condition_index, step_noise, pack, modulation, coefficients, type);
   check(*inputs, header);
 
   const int64_t draws = noise.size(0), width = header.width;

@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "common/dispatch.h"
 #include "common/denoiser_pack.h"
 #include "common/denoiser_packer.h"
+#include "common/dispatch.h"
 #include "common/tensors.h"
 #include "core/denoiser_layout.h"
 

@@ -73,7 +73,7 @@ class Call {
     const SamplingProblem<Real> problem = owner_->inputs->problem();
     const auto kept = std::make_shared<ConditionKeys<Real>>(problem);
     sampling_ = std::make_shared<Sampling<Weight, Real, Width>>(problem, kept, owner_->draws.data(),
-                                                                owner_->draws.size(), owner_);
+                                                                owner_->draws.size(), owner_, true);
     for (int64_t first = 0; problem.tokens > 0 && first < problem.patients; first += patients_together) {
       const int64_t last = std::min(problem.patients, first + patients_together);
       keep_condition_keys<Weight>(Width(), problem, first, last, *kept);
@@ -87,6 +87,7 @@ class Call {
     const DenoiserShape& shape = owner_->inputs->shape;
     std::vector<Real> output(shape.draws * shape.width, Real(untouched));
     sampling_->run(output.data());
+    sampling_->let_companion_go();
     return output;
   }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,10 +50,16 @@ class Denoiser(nn.Module):
         self.packed.forget()
         return super().train(mode)
 
+    def _apply(self, *arguments: Any, **options: Any) -> Denoiser:
+        self.packed.forget()  # to(), half(), ...: in place, which the parameters do not show
+        return super()._apply(*arguments, **options)
+
     def modulation(self, timesteps: Tensor) -> Tensor:
         """Modulation [..., L, 6, D] of timesteps [...]: shift, scale, gate for attention, then the same for the MLP."""
         half = self.width // 2
-        frequency = torch.exp(-math.log(10000.0) / half * torch.arange(half, device=timesteps.device))
+        frequency = torch.exp(
+            -math.log(10000.0) / half * torch.arange(half, dtype=torch.float32, device=timesteps.device)
+        )
         angle = timesteps.unsqueeze(-1) * frequency
         embedding = torch.cat((angle.cos(), angle.sin()), dim=-1).to(self.modulate.weight.dtype)
         return self.modulate(self.time(embedding)).unflatten(-1, (len(self.blocks), 6, self.width))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from survcore.diffusion.denoiser import Denoiser
-from survcore.diffusion.sampler import sample
+from survcore.diffusion.sampler import check_options, sample
 from survcore.diffusion.schedule import NoiseSchedule
 from survcore.draws import row_normal, row_uniform, stream_seed
 
@@ -91,12 +91,12 @@ class LatentDiffusion(nn.Module):
 
         Raises:
             RuntimeError: the model has not been trained.
-            ValueError: ``draws`` below 1, ``num_steps`` out of range, or an unknown solver or precision.
+            ValueError: ``draws`` below 1, ``num_steps`` out of range, an unknown solver or precision, or ``eta`` with a
+                solver that takes none.
         """
         if not self.fitted:
             raise RuntimeError(f"the diffusion model of {self.name!r} has not been trained")
-        if draws < 1:
-            raise ValueError(f"draws must be at least 1, got {draws}")
+        check_options(self.schedule, draws=draws, num_steps=num_steps, solver=solver, precision=precision)
         rows, width = condition.shape[0], condition.shape[-1]
         index = torch.arange(rows, device=condition.device).repeat_interleave(draws)
         # A seed per draw: the first five of ten draws are the five draws.

@@ -19,16 +19,18 @@ PRECISIONS = ("full", "bfloat16")
 class PackedDenoiser:
     """Packed weights and tables of time modulation of one denoiser, made again when its weights have changed.
 
-    A change is seen by torch's version counter of each parameter (optimisers, ``load_state_dict``, ``copy_``), by
-    another tensor in its place (``to``), and by ``train()`` and ``eval()``, which forget everything; one through
-    ``parameter.data`` in evaluation mode is not. Copies and pickles of a module start empty.
+    A change is seen by memory, dtype and torch's version counter of each parameter (optimisers, ``load_state_dict``,
+    ``copy_``, another tensor in its place); ``to()``, ``train()`` and ``eval()`` forget everything. Not seen is what
+    changes ``parameter.data`` in evaluation mode. Nothing is kept in training mode, nor of a module whose parameters
+    were made in inference mode and so count no versions. Copies and pickles of a module start empty.
     """
 
     # Tables for so many numbers of steps; each is [T, L, 6, D].
     most_tables = 8
 
     def __init__(self) -> None:
-        self._kept: tuple[list[Tensor], list[int], dict[Any, Tensor]] = ([], [], {})
+        # Parameters, what they were like, and what was made of them: always replaced together.
+        self._kept: tuple[list[Tensor], list[Any], dict[Any, Tensor]] = ([], [], {})
 
     def __reduce__(self) -> tuple[type[PackedDenoiser], tuple[()]]:
         return PackedDenoiser, ()
@@ -45,31 +47,37 @@ class PackedDenoiser:
             precision: "full", that of the weights, or matrices in "bfloat16".
             timesteps: T of them.
         """
+        dtype = torch.bfloat16 if precision == "bfloat16" else None
+
+        def pack() -> Tensor:
+            return pack_denoiser(denoiser.weights(), heads=denoiser.heads, dtype=dtype)
+
+        def modulation() -> Tensor:
+            return denoiser.modulation(torch.tensor(timesteps, device="cpu"))
+
         parameters = list(denoiser.parameters())
-        # Tensors of inference mode have no counter; they cannot change outside of it.
-        versions = [0 if parameter.is_inference() else parameter._version for parameter in parameters]
+        if denoiser.training or any(parameter.is_inference() for parameter in parameters):
+            return _made(pack), _made(modulation)
+        state = [(parameter.data_ptr(), parameter.dtype, parameter._version) for parameter in parameters]
         tensors, known, entries = self._kept
         # The parameters themselves are kept, so that no other can take their place in memory.
-        if known != versions or any(a is not b for a, b in zip(tensors, parameters, strict=True)):
+        if known != state or any(a is not b for a, b in zip(tensors, parameters, strict=True)):
             entries = {}
-            self._kept = (parameters, versions, entries)
-        dtype = torch.bfloat16 if precision == "bfloat16" else None
-        return (
-            self._entry(
-                entries, precision, lambda: pack_denoiser(denoiser.weights(), heads=denoiser.heads, dtype=dtype)
-            ),
-            self._entry(entries, timesteps, lambda: denoiser.modulation(torch.tensor(timesteps))),
-        )
+            self._kept = (parameters, state, entries)
+        return self._entry(entries, precision, pack), self._entry(entries, timesteps, modulation)
 
     def _entry(self, entries: dict[Any, Tensor], key: Any, make: Callable[[], Tensor]) -> Tensor:
         value = entries.get(key)
         if value is None:
-            with torch.no_grad():
-                value = make()
-            if type(value) is not Tensor:  # of a tracing mode
-                return value
-            tables = [name for name in entries if isinstance(name, tuple)]
+            value = _made(make)
+            tables = [name for name in list(entries) if isinstance(name, tuple)]
             if isinstance(key, tuple) and len(tables) >= self.most_tables:
                 entries.pop(tables[0], None)
             entries[key] = value
         return value
+
+
+def _made(make: Callable[[], Tensor]) -> Tensor:
+    """Whatever the caller's mode: what is kept serves every later one."""
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        return make()

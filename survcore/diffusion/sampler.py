@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from survcore.diffusion.denoiser import Denoiser
 from survcore.diffusion.packed import PRECISIONS
 from survcore.diffusion.schedule import NoiseSchedule
-from survcore.ops import ddim_sample
+from survcore.ops.ddim_sample import check_draws, ddim_sample
 from survcore.reference.ddim_sample import sampling_loop
 
 
@@ -27,54 +30,71 @@ def sample(
 ) -> Tensor:
     """Denoise draws step by step (DDIM, Song et al. 2021; MUST, eq. 21).
 
-    On the CPU the compiled loop :func:`survcore.ops.ddim_sample` runs; its packed weights and tables are kept with the
-    denoiser. Where a gradient is asked for, with "joint" attention and on other devices it is the plain loop of
-    :mod:`survcore.reference.ddim_sample`, which is differentiable.
+    On the CPU, under ``torch.no_grad()`` or with nothing that requires a gradient, the compiled loop
+    :func:`survcore.ops.ddim_sample` runs; its packed weights and tables are kept with the denoiser. Where a gradient is
+    asked for, under ``torch.func``, ``torch.compile`` and ``torch.export``, with "joint" attention and on other devices
+    it is the plain loop of :mod:`survcore.reference.ddim_sample`, which is differentiable.
 
     Args:
         denoiser: its ``attention`` decides what the condition rows see.
         noise: standard normal [S, D], where each draw starts.
         condition: [P, C, D], one per patient.
-        condition_index: int64 [S], the patient of each draw.
+        condition_index: int64 [S], the patient of each draw; one out of range makes its draw NaN.
         schedule: the one the denoiser was trained with.
         num_steps: sampling steps, 1..T.
         eta: 0 is deterministic; above 0 each step adds noise and ``step_noise`` is needed.
         step_noise: standard normal [num_steps, S, D].
         solver: "ddim" or "dpm_solver++", see :meth:`NoiseSchedule.coefficients`.
-        precision: "full" (that of the weights), or "bfloat16": the compiled loop holds its matrices in half the memory.
+        precision: "full" (that of the weights), or "bfloat16": the compiled loop holds its matrices in half the memory;
+            the plain one takes no notice.
 
     Returns:
         Latents [S, D].
 
     Raises:
-        ValueError: ``eta`` above 0 without ``step_noise``, ``num_steps`` out of range, or an unknown solver or
-            precision.
+        ValueError: ``eta`` above 0 without ``step_noise``, ``num_steps`` out of range, an unknown solver or precision,
+            or shapes or devices that do not fit together.
+        TypeError: ``condition_index`` is not int64, or another tensor not floating.
     """
     if eta > 0 and step_noise is None:
         raise ValueError(f"eta {eta} adds noise at each step: step_noise [num_steps, S, D] is needed")
+    check_options(schedule, draws=1, num_steps=num_steps, solver=solver, precision=precision)
+    visited = schedule.visited(num_steps, solver)
+    coefficients = schedule.coefficients(num_steps, eta, solver)
+    check_draws(noise, condition, condition_index, step_noise, len(visited))
+    if denoiser.output.weight.device != noise.device:
+        raise ValueError(f"the denoiser is on {denoiser.output.weight.device}, noise on {noise.device}")
+    if _plain(denoiser, *(tensor for tensor in (noise, condition, step_noise) if tensor is not None)):
+        timesteps = torch.tensor(visited, device=noise.device)
+        return sampling_loop(
+            noise,
+            condition,
+            condition_index,
+            step_noise,
+            denoiser.weights(),
+            denoiser.modulation(timesteps),
+            coefficients.to(noise.device),
+            heads=denoiser.heads,
+            attention=denoiser.attention,
+        )
+    weights, modulation = denoiser.packed.tables(denoiser, precision, visited)
+    return ddim_sample(noise, condition, condition_index, weights, modulation, coefficients, step_noise=step_noise)
+
+
+def check_options(schedule: NoiseSchedule, *, draws: int, num_steps: int, solver: str, precision: str) -> None:
+    """Raise ValueError or TypeError unless a model with this schedule can be sampled so."""
+    if operator.index(draws) < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}")
+    schedule.visited(num_steps, solver)
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    coefficients = schedule.coefficients(num_steps, eta, solver)
-    timesteps = schedule.sampling_timesteps(num_steps, solver)
-    if (
-        denoiser.attention == "prefix"
-        and noise.device.type == "cpu"
-        and not _needs_gradient(denoiser, noise, condition)
-    ):
-        weights, modulation = denoiser.packed.tables(denoiser, precision, tuple(timesteps.tolist()))
-        return ddim_sample(noise, condition, condition_index, weights, modulation, coefficients, step_noise=step_noise)
-    return sampling_loop(
-        noise,
-        condition,
-        condition_index,
-        step_noise,
-        denoiser.weights(),
-        denoiser.modulation(timesteps.to(noise.device)),
-        coefficients.to(noise.device),
-        heads=denoiser.heads,
-        attention=denoiser.attention,
-    )
 
 
-def _needs_gradient(denoiser: Denoiser, *inputs: Tensor) -> bool:
+def _plain(denoiser: Denoiser, *inputs: Tensor) -> bool:
+    """Whether the loop of stock operations has to run."""
+    if denoiser.attention != "prefix" or inputs[0].device.type != "cpu":
+        return True
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    if torch.compiler.is_compiling() or transformed:
+        return True
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*inputs, *denoiser.parameters()))

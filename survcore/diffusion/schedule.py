@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
+from operator import index, mul
 
 import torch
 from torch import Tensor
@@ -36,7 +39,7 @@ class NoiseSchedule:
 
     def alpha_bar(self) -> Tensor:
         """Share of signal variance left after each training step, prod_{s <= t} (1 - beta_s): float64 [T]."""
-        return (1.0 - torch.linspace(self.first_beta, self.last_beta, self.timesteps, dtype=torch.float64)).cumprod(0)
+        return torch.tensor(_alpha_bar(self), dtype=torch.float64)
 
     def sampling_timesteps(self, num_steps: int, solver: str = "ddim") -> Tensor:
         """Training steps that sampling visits, descending, int64 [num_steps].
@@ -47,20 +50,15 @@ class NoiseSchedule:
         Raises:
             ValueError: ``num_steps`` outside 1..T, or an unknown solver.
         """
-        if not 1 <= num_steps <= self.timesteps:
-            raise ValueError(f"num_steps must lie in 1..{self.timesteps}, got {num_steps}")
+        return torch.tensor(self.visited(num_steps, solver), dtype=torch.int64)
+
+    def visited(self, num_steps: int, solver: str = "ddim") -> tuple[int, ...]:
+        """:meth:`sampling_timesteps` as numbers."""
         if solver not in SOLVERS:
             raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
-        if solver == "ddim":
-            return torch.arange(num_steps - 1, -1, -1) * self.timesteps // num_steps
-        alpha_bar = self.alpha_bar()
-        log_ratio = 0.5 * (alpha_bar / (1 - alpha_bar)).log()  # descending over training steps
-        wanted = torch.linspace(log_ratio[-1], log_ratio[0], num_steps, dtype=torch.float64)
-        nearest = (log_ratio - wanted.unsqueeze(1)).abs().argmin(1).flip(0)
-        # Ascending: each beyond the one before, and with room for those to come.
-        place = torch.arange(num_steps)
-        nearest = (nearest - place).cummax(0).values + place
-        return torch.minimum(nearest, self.timesteps - num_steps + place).flip(0)
+        if not 1 <= index(num_steps) <= self.timesteps:
+            raise ValueError(f"num_steps must lie in 1..{self.timesteps}, got {num_steps}")
+        return _visited(self, index(num_steps), solver)
 
     def target(self, clean: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
         """What the denoiser's output F should be for z = sqrt(alpha_bar) clean + sqrt(1 - alpha_bar) noise."""
@@ -84,44 +82,84 @@ class NoiseSchedule:
         Raises:
             ValueError: ``num_steps`` out of range, an unknown solver, or one that takes no ``eta``.
         """
-        if eta < 0 or (eta > 0 and solver != "ddim"):
+        visited = self.visited(num_steps, solver)
+        if not 0 <= eta < math.inf or (eta > 0 and solver != "ddim"):
             raise ValueError(f"eta must be at least 0, and 0 for a solver other than ddim; got {eta} for {solver}")
-        return torch.tensor(_coefficients(self, num_steps, float(eta), solver), dtype=torch.float64)
+        return torch.tensor(_coefficients(self, visited, float(eta), solver), dtype=torch.float64)
 
-    def _ddim(self, now: Tensor, after: Tensor, eta: float) -> Tensor:
-        spread = eta * ((1 - after) / (1 - now) * (1 - now / after)).sqrt()
-        signal = (after / now).sqrt()
-        noise = (1 - after - spread.square()).clamp(min=0.0).sqrt() - signal * (1 - now).sqrt()
-        if self.prediction == "velocity":
-            # The same step with the noise estimate written out in x and F.
-            signal, noise = signal + noise * (1 - now).sqrt(), noise * now.sqrt()
-        absent = torch.zeros_like(now)
-        return torch.stack((signal, noise, spread, absent, absent), dim=1)
 
-    def _dpm_solver(self, now: Tensor, after: Tensor) -> Tensor:
-        # The clean latent is estimated as c x + d F.
-        if self.prediction == "velocity":
-            c, d = now.sqrt(), -(1 - now).sqrt()
-        else:
-            c, d = now.rsqrt(), -(1 / now - 1).sqrt()
-        log_ratio = 0.5 * (now / (1 - now)).log()  # lambda = log(alpha / sigma)
-        length = log_ratio.diff()  # h of each step but the last, which has no finite one
-        kept = ((1 - after) / (1 - now)).sqrt()
-        gain = after.sqrt() - kept * now.sqrt()  # alpha' (1 - exp(-h))
-        extrapolation = torch.zeros_like(now)  # 1 / (2 r)
-        extrapolation[1:-1] = 0.5 * length[1:] / length[:-1]
-        before = -gain * extrapolation
-        own = gain * (1 + extrapolation)
-        previous_c, previous_d = c.roll(1), d.roll(1)
-        return torch.stack(
-            (kept + own * c, own * d, torch.zeros_like(now), before * previous_d, before * previous_c), dim=1
-        )
+# All tables are made of numbers: a tensor that is kept would carry the mode of the call that made it first.
+
+
+@lru_cache(maxsize=16)
+def _alpha_bar(schedule: NoiseSchedule) -> tuple[float, ...]:
+    slope = (schedule.last_beta - schedule.first_beta) / max(schedule.timesteps - 1, 1)
+    return tuple(accumulate((1.0 - (schedule.first_beta + slope * t) for t in range(schedule.timesteps)), mul))
+
+
+def _log_ratio(alpha_bar: float) -> float:
+    """lambda = log(alpha / sigma)."""
+    return 0.5 * math.log(alpha_bar / (1 - alpha_bar))
 
 
 @lru_cache(maxsize=64)
-def _coefficients(schedule: NoiseSchedule, num_steps: int, eta: float, solver: str) -> list[list[float]]:
-    """The table as numbers: a tensor that is kept would carry the mode of the call that made it first."""
-    now = schedule.alpha_bar()[schedule.sampling_timesteps(num_steps, solver)]
-    after = torch.cat((now[1:], now.new_ones(1)))
-    table = schedule._ddim(now, after, eta) if solver == "ddim" else schedule._dpm_solver(now, after)
-    return table.tolist()
+def _visited(schedule: NoiseSchedule, num_steps: int, solver: str) -> tuple[int, ...]:
+    total = schedule.timesteps
+    if solver == "ddim":
+        return tuple(i * total // num_steps for i in range(num_steps - 1, -1, -1))
+    ratios = [_log_ratio(value) for value in _alpha_bar(schedule)]  # descending over training steps
+    ascending: list[int] = []
+    for i in range(num_steps):
+        # From the last training step alone up to all of them: a single step starts at the last.
+        share = i / (num_steps - 1) if num_steps > 1 else 1.0
+        wanted = ratios[0] + share * (ratios[-1] - ratios[0])
+        nearest = min(range(total), key=lambda t: abs(ratios[t] - wanted))
+        # Beyond the one before, and with room for those to come.
+        beyond = max(nearest, ascending[-1] + 1 if ascending else 0)
+        ascending.append(min(beyond, total - num_steps + i))
+    return tuple(reversed(ascending))
+
+
+@lru_cache(maxsize=64)
+def _coefficients(
+    schedule: NoiseSchedule, visited: tuple[int, ...], eta: float, solver: str
+) -> list[tuple[float, float, float, float, float]]:
+    alpha_bar = _alpha_bar(schedule)
+    now = [alpha_bar[t] for t in visited]
+    step = _ddim_step if solver == "ddim" else _dpm_solver_step
+    return [step(schedule.prediction, now, i, eta) for i in range(len(now))]
+
+
+def _ddim_step(prediction: str, alpha_bar: list[float], i: int, eta: float) -> tuple[float, ...]:
+    now = alpha_bar[i]
+    after = alpha_bar[i + 1] if i + 1 < len(alpha_bar) else 1.0
+    spread = eta * math.sqrt((1 - after) / (1 - now) * (1 - now / after))
+    signal = math.sqrt(after / now)
+    noise = math.sqrt(max(1 - after - spread**2, 0.0)) - signal * math.sqrt(1 - now)
+    if prediction == "velocity":
+        # The same step with the noise estimate written out in x and F.
+        signal, noise = signal + noise * math.sqrt(1 - now), noise * math.sqrt(now)
+    return signal, noise, spread, 0.0, 0.0
+
+
+def _clean(prediction: str, alpha_bar: float) -> tuple[float, float]:
+    """c and d of the estimate c x + d F of the clean latent."""
+    if prediction == "velocity":
+        return math.sqrt(alpha_bar), -math.sqrt(1 - alpha_bar)
+    return 1 / math.sqrt(alpha_bar), -math.sqrt((1 - alpha_bar) / alpha_bar)
+
+
+def _dpm_solver_step(prediction: str, alpha_bar: list[float], i: int, _eta: float) -> tuple[float, ...]:
+    now, last = alpha_bar[i], i + 1 == len(alpha_bar)
+    after = 1.0 if last else alpha_bar[i + 1]
+    kept = math.sqrt((1 - after) / (1 - now))
+    gain = math.sqrt(after) - kept * math.sqrt(now)  # alpha' (1 - exp(-h))
+    c, d = _clean(prediction, now)
+    if i == 0 or last:
+        return kept + gain * c, gain * d, 0.0, 0.0, 0.0
+    before = alpha_bar[i - 1]
+    # 1 / (2 r), r the length of the step before in lambda over this one's.
+    extrapolation = 0.5 * (_log_ratio(after) - _log_ratio(now)) / (_log_ratio(now) - _log_ratio(before))
+    own, previous = gain * (1 + extrapolation), -gain * extrapolation
+    previous_c, previous_d = _clean(prediction, before)
+    return kept + own * c, own * d, 0.0, previous * previous_d, previous * previous_c

@@ -97,7 +97,7 @@ class Predictor:
             fill: "own" (the system completes what is missing), "zeros" or "mean".
             seed: draws of a patient depend on (seed, row id) only.
             draws, steps: of systems that sample.
-            solver: "ddim", or "dpm_solver++", which needs fewer steps.
+            solver: "ddim", or "dpm_solver++", which comes as close with 15 to 20 steps as "ddim" with 50.
             precision: of sampling on the CPU: "full", or "bfloat16", which reads half as much memory.
             batch_size: rows at a time; it does not change the result.
 

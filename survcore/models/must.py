@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from survcore.batch import Batch, ModalityInput
-from survcore.diffusion import Denoiser, LatentDiffusion, NoiseSchedule
+from survcore.diffusion import Denoiser, LatentDiffusion, NoiseSchedule, check_options
 from survcore.draws import row_normal, stream_seed
 from survcore.errors import DataError
 from survcore.models.base import FILLS, Completed, Encoded, Losses, System
@@ -84,6 +84,7 @@ class MUST(System):
         """
         if fill not in FILLS:
             raise ValueError(f"fill must be one of {', '.join(FILLS)}, got {fill!r}")
+        check_options(self._schedule(), draws=draws, num_steps=steps, solver=solver, precision=precision)
         absent = ~encoded.availability
         specific, shared = encoded.parts["specific"].clone(), encoded.parts["shared"]
         parts = {"specific": specific, "shared": shared}
@@ -104,7 +105,7 @@ class MUST(System):
                 seed=seed,
                 draws=draws,
                 num_steps=steps,
-                eta=self.options.eta,
+                eta=self.options.eta if solver == "ddim" else 0.0,
                 solver=solver,
                 precision=precision,
             )
@@ -272,7 +273,10 @@ class MUST(System):
     def _latent_diffusion(self, name: str) -> LatentDiffusion:
         options = self.options
         denoiser = Denoiser(options.width, options.denoiser_layers, options.denoiser_heads, options.denoiser_attention)
-        return LatentDiffusion(name, denoiser, NoiseSchedule(options.timesteps, prediction=options.denoiser_prediction))
+        return LatentDiffusion(name, denoiser, self._schedule())
+
+    def _schedule(self) -> NoiseSchedule:
+        return NoiseSchedule(self.options.timesteps, prediction=self.options.denoiser_prediction)
 
     def _trained_diffusion(self, index: int, rows: int) -> LatentDiffusion:
         """The diffusion model that fills in a modality absent from some rows."""

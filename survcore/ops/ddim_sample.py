@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from survcore import _library
 from survcore.reference import ddim_sample as _reference
@@ -29,7 +30,7 @@ def ddim_sample(
         noise: [S, D], where each draw starts.
         condition: [P, C, D], the distinct conditions (patients), C rows each.
         condition_index: int64 [S], the condition of each draw; one out of range makes its draw NaN.
-        packed_weights: uint8, of :func:`survcore.ops.pack_denoiser`.
+        packed_weights: uint8 [bytes], of :func:`survcore.ops.pack_denoiser`.
         modulation: [T, L, 6, D], shift, scale and gate of the noisy row, for attention and for the MLP of each layer.
         coefficients: [T, 5], A, B, S, W, V of each step (:meth:`survcore.diffusion.NoiseSchedule.coefficients`).
         step_noise: [T, S, D], the noise that S scales; None for none.
@@ -43,6 +44,12 @@ def ddim_sample(
         RuntimeError: an argument requires a gradient (there is none; :func:`survcore.diffusion.sample` has one), or the
             weights are packed for another width, number of layers or instruction set.
 
+    Example::
+
+        packed = pack_denoiser(denoiser.weights(), heads=denoiser.heads)  # once
+        modulation = denoiser.modulation(schedule.sampling_timesteps(50))  # once per number of steps
+        latents = ddim_sample(noise, condition, index, packed, modulation, schedule.coefficients(50))
+
     Source: DDIM, Song et al. 2021, eq. 12; DPM-Solver++(2M), Lu et al. 2022; in MUST, eq. 21.
     """
     _check(noise, condition, condition_index, packed_weights, modulation, coefficients, step_noise)
@@ -51,6 +58,33 @@ def ddim_sample(
     return torch.ops.survcore.ddim_sample(
         noise, condition, condition_index, step_noise, packed_weights, modulation, coefficients
     )
+
+
+def check_draws(
+    noise: Tensor, condition: Tensor, condition_index: Tensor, step_noise: Tensor | None, steps: int
+) -> None:
+    """Raise ValueError or TypeError unless these arguments of a sampler with so many steps fit together."""
+    if noise.dim() != 2 or noise.shape[1] == 0:
+        raise ValueError(f"noise must be [S, D] with D >= 1, got shape {tuple(noise.shape)}")
+    draws, width = noise.shape
+    if condition.dim() != 3 or condition.shape[2] != width:
+        raise ValueError(f"condition must be [P, C, {width}] as noise is [S, {width}], got {tuple(condition.shape)}")
+    if condition_index.shape != (draws,):
+        raise ValueError(f"condition_index must have shape ({draws},), got {tuple(condition_index.shape)}")
+    if step_noise is not None and step_noise.shape != (steps, draws, width):
+        raise ValueError(f"step_noise must have shape ({steps}, {draws}, {width}), got {tuple(step_noise.shape)}")
+    if condition_index.dtype != torch.int64:
+        raise TypeError(f"condition_index must be int64, got {condition_index.dtype}")
+    given = {"noise": noise, "condition": condition, "step_noise": step_noise, "condition_index": condition_index}
+    _check_kinds({name: value for name, value in given.items() if value is not None}, noise)
+
+
+def _check_kinds(given: dict[str, Tensor], noise: Tensor) -> None:
+    for name, value in given.items():
+        if name != "condition_index" and not value.is_floating_point():
+            raise TypeError(f"{name} must be floating, got {value.dtype}")
+        if value.device != noise.device:
+            raise ValueError(f"{name} is on {value.device}, noise on {noise.device}: expected one device")
 
 
 def _check(
@@ -62,34 +96,31 @@ def _check(
     coefficients: Tensor,
     step_noise: Tensor | None,
 ) -> None:
-    if noise.dim() != 2 or noise.shape[1] == 0:
-        raise ValueError(f"noise must be [S, D] with D >= 1, got shape {tuple(noise.shape)}")
     if coefficients.dim() != 2 or coefficients.shape[1] != 5:
         raise ValueError(f"coefficients must be [T, 5], got shape {tuple(coefficients.shape)}")
-    (draws, width), steps = noise.shape, coefficients.shape[0]
-    if condition.dim() != 3 or condition.shape[2] != width:
-        raise ValueError(f"condition must be [P, C, {width}] as noise is [S, {width}], got {tuple(condition.shape)}")
+    steps = coefficients.shape[0]
+    check_draws(noise, condition, condition_index, step_noise, steps)
+    width = noise.shape[1]
     if modulation.dim() != 4 or modulation.shape[0] != steps or tuple(modulation.shape[2:]) != (6, width):
         raise ValueError(f"modulation must be [{steps}, L, 6, {width}], got shape {tuple(modulation.shape)}")
-    if condition_index.shape != (draws,):
-        raise ValueError(f"condition_index must have shape ({draws},), got {tuple(condition_index.shape)}")
-    if step_noise is not None and step_noise.shape != (steps, draws, width):
-        raise ValueError(f"step_noise must have shape ({steps}, {draws}, {width}), got {tuple(step_noise.shape)}")
-    if condition_index.dtype != torch.int64:
-        raise TypeError(f"condition_index must be int64, got {condition_index.dtype}")
-    if packed_weights.dtype != torch.uint8 or packed_weights.dim() != 1:
-        raise TypeError(f"packed_weights must be uint8 [bytes], got {packed_weights.dtype} {packed_weights.dim()}-d")
-    floating = {"noise": noise, "condition": condition, "modulation": modulation, "coefficients": coefficients}
+    _check_kinds({"modulation": modulation, "coefficients": coefficients}, noise)
+    if packed_weights.dtype != torch.uint8:
+        raise TypeError(f"packed_weights must be uint8, got {packed_weights.dtype}")
+    if packed_weights.dim() != 1 or packed_weights.device != noise.device:
+        raise ValueError(
+            f"packed_weights must be [bytes] on {noise.device}, got {packed_weights.dim()} dimensions on "
+            f"{packed_weights.device}"
+        )
+    for name, value in (("noise", noise), ("condition", condition), ("modulation", modulation)):
+        _refuse_gradient(name, value)
     if step_noise is not None:
-        floating["step_noise"] = step_noise
-    for name, value in floating.items():
-        if not value.is_floating_point():
-            raise TypeError(f"{name} must be floating, got {value.dtype}")
-        if value.requires_grad and torch.is_grad_enabled():
-            raise RuntimeError(f"{name} requires a gradient, which ddim_sample does not have: call it under no_grad")
-    for name, value in {**floating, "condition_index": condition_index, "packed_weights": packed_weights}.items():
-        if value.device != noise.device:
-            raise ValueError(f"{name} is on {value.device}, noise on {noise.device}: expected one device")
+        _refuse_gradient("step_noise", step_noise)
+
+
+def _refuse_gradient(name: str, value: Tensor) -> None:
+    dual = forward_ad._current_level >= 0 and forward_ad.unpack_dual(value).tangent is not None
+    if dual or (value.requires_grad and torch.is_grad_enabled()):
+        raise RuntimeError(f"{name} requires a gradient, which ddim_sample does not have: call it under no_grad")
 
 
 @torch.library.register_fake("survcore::ddim_sample")

@@ -24,18 +24,13 @@ def ddim_sample(
 ) -> Tensor:
     """:func:`sampling_loop` with prefix attention, with the weights in their flat form.
 
-    An empty ``step_noise`` is none. A draw whose ``condition_index`` is out of range is NaN.
+    An empty ``step_noise`` is none.
     """
     weights, heads = unflatten_denoiser(packed_weights)
     blocks = tuple(BlockWeights(*(tensor.to(noise.dtype) for tensor in block)) for block in weights.blocks)
     weights = DenoiserWeights(blocks, *(tensor.to(noise.dtype) for tensor in weights[1:]))
-    known = (condition_index >= 0) & (condition_index < condition.shape[0])
-    added = step_noise[:, known] if step_noise.numel() else None
-    latents = torch.full_like(noise, torch.nan, memory_format=torch.contiguous_format)
-    latents[known] = sampling_loop(
-        noise[known], condition, condition_index[known], added, weights, modulation, coefficients, heads=heads
-    )
-    return latents
+    added = step_noise if step_noise.numel() else None
+    return sampling_loop(noise, condition, condition_index, added, weights, modulation, coefficients, heads=heads)
 
 
 def sampling_step(
@@ -97,7 +92,7 @@ def sampling_loop(
     Args:
         noise: [S, D], where each draw starts.
         condition: [P, C, D], the distinct conditions.
-        condition_index: int64 [S], the condition of each draw.
+        condition_index: int64 [S], the condition of each draw; one out of range makes its draw NaN.
         step_noise: [T, S, D]; None for none.
         weights: of the denoiser.
         modulation: [T, L, 6, D], shift, scale, gate of the x row for attention, then for the MLP, per step and layer.
@@ -109,6 +104,10 @@ def sampling_loop(
     Returns:
         The latents after the last step, [S, D].
     """
+    if condition.shape[0] == 0:
+        return torch.full_like(noise, torch.nan, memory_format=torch.contiguous_format)
+    known = (condition_index >= 0) & (condition_index < condition.shape[0])
+    condition_index = torch.where(known, condition_index, 0)
     draws = noise.unsqueeze(1)
     previous_draws, previous_output = torch.zeros_like(draws), torch.zeros_like(draws)
     modulation = _per_row(modulation, 0 if attention == "prefix" else condition.shape[1])
@@ -121,7 +120,7 @@ def sampling_loop(
         state = (draws, previous_draws, previous_output)
         following, output = step(*state, condition_rows, prefix, weights, modulation[index], row, added, heads)
         draws, previous_draws, previous_output = following, draws, output
-    return draws.squeeze(1)
+    return torch.where(known.unsqueeze(1), draws.squeeze(1), torch.nan)
 
 
 def _per_row(modulation: Tensor, condition_rows: int) -> Tensor:
