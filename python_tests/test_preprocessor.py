@@ -195,20 +195,20 @@ def test_columns_are_found_by_name():
         preprocessor.transform(Cohort.from_frames({"scan": slide}, None))
 
 
-def test_token_arrays_and_bags_are_padded_with_a_mask():
-    bags = {"a": np.ones((2, 3), np.float32), "b": np.full((4, 3), 2, np.float32)}
-    bags["b"][1, 0] = np.nan
+def test_token_arrays_are_padded_with_a_mask():
+    tokens = {"a": np.ones((2, 3), np.float32), "b": np.full((4, 3), 2, np.float32)}
+    tokens["b"][1, 0] = np.nan
     vector = pd.DataFrame({"v": [1.0, 2.0, 4.0]}, index=["a", "b", "c"])
-    cohort = Cohort.from_frames({"bag": bags, "vector": vector}, None, kinds={"bag": "bag"})
-    preprocessor = Preprocessor.fit(cohort, {"modalities": {"bag": {"transform": "signed_log"}}})
+    cohort = Cohort.from_frames({"parts": tokens, "vector": vector}, None, kinds={"parts": "tokens"})
+    preprocessor = Preprocessor.fit(cohort, {"modalities": {"parts": {"transform": "signed_log"}}})
     batch = preprocessor.transform(cohort).batch([1, 0, 2])
-    assert batch.values["bag"].shape == (3, 4, 3)
-    assert batch.observed["bag"].tolist() == [[True, False, True, True], [True, True, False, False], [False] * 4]
-    np.testing.assert_allclose(batch.values["bag"][0, 0].numpy(), np.log(3), rtol=1e-6)
-    assert (batch.values["bag"][~batch.observed["bag"]] == 0).all()
-    assert preprocessor.transform(cohort).batch([2]).values["bag"].shape == (1, 1, 3)
-    assert preprocessor.transform(cohort.only(["vector"])).batch([0]).observed["bag"].tolist() == [[False]]
-    narrow = Cohort.from_frames({"bag": {"a": np.ones((2, 2), np.float32)}}, None, kinds={"bag": "bag"})
+    assert batch.values["parts"].shape == (3, 4, 3)
+    assert batch.observed["parts"].tolist() == [[True, False, True, True], [True, True, False, False], [False] * 4]
+    np.testing.assert_allclose(batch.values["parts"][0, 0].numpy(), np.log(3), rtol=1e-6)
+    assert (batch.values["parts"][~batch.observed["parts"]] == 0).all()
+    assert preprocessor.transform(cohort).batch([2]).values["parts"].shape == (1, 1, 3)
+    assert preprocessor.transform(cohort.only(["vector"])).batch([0]).observed["parts"].tolist() == [[False]]
+    narrow = Cohort.from_frames({"parts": {"a": np.ones((2, 2), np.float32)}}, None, kinds={"parts": "tokens"})
     with pytest.raises(DataError, match="width 3, the cohort has width 2"):
         preprocessor.transform(narrow)
 
@@ -234,11 +234,25 @@ def test_images_of_one_shape_are_stacked():
         ({"modalities": {"mri": {}}}, "unknown modality in the preprocessing settings: 'mri'"),
         ({"modalities": {"slide": {"log": True}}}, "unknown setting of modality 'slide': 'log'"),
         ({"modalities": {"slide": {"transform": "log"}}}, "unknown transform: 'log'"),
+        ({"order": "size"}, "unknown order: 'size'; expected one of file, coords"),
+        ({"modalities": {"slide": {"order": "file"}}}, "'slide' holds a table and takes .*; got 'order'"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         Preprocessor.fit(make_cohort(), settings)
+
+
+def test_arrays_take_few_settings():
+    arrays = {"p": np.ones((2, 3))}
+    cohort = Cohort.from_frames({"slide": arrays, "parts": arrays}, None, kinds={"slide": "bag", "parts": "tokens"})
+    for name, setting, message in (
+        ("slide", {"scale": "none"}, "'slide' holds bags and takes the settings transform, order; got 'scale'"),
+        ("slide", {"order": "y"}, "unknown order: 'y'"),
+        ("parts", {"order": "file"}, "'parts' holds arrays and takes the settings transform; got 'order'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Preprocessor.fit(cohort, {"modalities": {name: setting}})
 
 
 def test_a_modality_that_no_training_row_has_is_refused():

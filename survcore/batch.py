@@ -5,7 +5,9 @@ A leaf module (torch only), so that models need not know how a cohort is stored 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,6 +41,60 @@ class ModalityInput:
         return cls(state["name"], state["kind"], state["width"], groups)
 
 
+class Bags:
+    """Ragged bags of the rows of a batch, each read when it is asked for.
+
+    A batch of slides never holds them all: a model reads one row, reduces it, and lets go of it. Where gradients are
+    recomputed a row is read again, so a reader gives the same values at every call.
+
+    Args:
+        readers: per row what reads its bag [N_i, width], or None where the row lacks it.
+        device: where the bags are put.
+    """
+
+    def __init__(self, readers: Sequence[Callable[[], Tensor] | None], device: torch.device | str = "cpu") -> None:
+        self._readers = tuple(readers)
+        self.device = torch.device(device)
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor | None]) -> Bags:
+        """Bags held in memory, [N_i, width] each on one device; None where a row lacks its bag."""
+        held = [tensor for tensor in tensors if tensor is not None]
+        readers = [None if tensor is None else partial(_itself, tensor) for tensor in tensors]
+        return cls(readers, held[0].device if held else "cpu")
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    def __getitem__(self, row: int) -> Tensor:
+        """Reads the bag of a row now: [N_i, width] in its stored floating dtype, not to be written to.
+
+        Raises:
+            ValueError: the row lacks it.
+            DataError: its file is damaged or holds infinite values.
+        """
+        read = self._readers[row]
+        if read is None:
+            raise ValueError(f"row {row} of the batch has no bag to read; availability says which rows have one")
+        return read().to(self.device)
+
+    def take(self, rows: slice | Tensor) -> Bags:
+        """The bags of a slice or an int64 index of rows, in its order; none is read."""
+        if isinstance(rows, slice):
+            return Bags(self._readers[rows], self.device)
+        if rows.dtype != torch.int64:
+            raise ValueError(f"expected a slice or an int64 index of rows, got {rows.dtype}")
+        return Bags([self._readers[row] for row in rows.tolist()], self.device)
+
+    def to(self, device: torch.device | str) -> Bags:
+        """The same bags, read to another device."""
+        return Bags(self._readers, device)
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 @dataclass(frozen=True)
 class Target:
     """One endpoint of a batch: time [B] in months, event [B] int64 (0 = censored), time_bin [B] int64, entry [B]."""
@@ -56,10 +112,11 @@ class Batch:
     Attributes:
         row_key: int64 [B], 64-bit keys of the row ids; they seed every draw that belongs to a row.
         availability: bool [B, M], which modalities a row has, in the order of the model's inputs.
-        values: per modality a float32 tensor: [B, width] for tables, [B, T, width] for token arrays (padded). Rows
-            that lack the modality hold zeros that no model may read as data.
+        values: per modality a float32 tensor, [B, width] for tables, [B, T, width] for token arrays (padded), where
+            rows that lack the modality hold zeros that no model may read as data; for bags of instances
+            :class:`Bags` of B rows, read one at a time, in their stored floating dtype and without NaN.
         observed: per modality the mask of entries that exist: [B, width] for tables, [B, T] for token arrays. A
-            modality that is not listed is complete.
+            modality that is not listed is complete; bags never are listed.
         target: the endpoint being trained, or None at prediction.
         weights: case weights float32 [B], or None.
         latents: frozen parts of earlier stages by name, [B, ...]; filled by the training loop in cached stages.
@@ -67,7 +124,7 @@ class Batch:
 
     row_key: Tensor
     availability: Tensor
-    values: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Tensor | Bags] = field(default_factory=dict)
     observed: dict[str, Tensor] = field(default_factory=dict)
     target: Target | None = None
     weights: Tensor | None = None
@@ -76,20 +133,24 @@ class Batch:
     def __len__(self) -> int:
         return self.availability.shape[0]
 
+    def take(self, rows: slice) -> Batch:
+        """Some rows of the batch; none of their bags is read."""
+        parts = ("row_key", "availability", "values", "observed", "target", "weights", "latents")
+        return self._mapped(parts, lambda part: part.take(rows) if isinstance(part, Bags) else part[rows])
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device (row keys stay on the CPU, where the draws are made)."""
+        parts = ("availability", "values", "observed", "target", "weights", "latents")
+        return self._mapped(parts, lambda part: part.to(device))
 
-        def move(part: Any) -> Any:
-            if isinstance(part, Tensor):
-                return part.to(device)
+    def _mapped(self, parts: Sequence[str], change: Callable[[Any], Any]) -> Batch:
+        """The batch with a function applied to every tensor and every :class:`Bags` of these parts."""
+
+        def mapped(part: Any) -> Any:
             if isinstance(part, dict):
-                return {name: value.to(device) for name, value in part.items()}
+                return {name: mapped(value) for name, value in part.items()}
             if isinstance(part, Target):
-                return Target(part.time.to(device), part.event.to(device), part.time_bin.to(device), move(part.entry))
-            return part
+                return Target(*(mapped(getattr(part, entry.name)) for entry in fields(Target)))
+            return None if part is None else change(part)
 
-        moved = {
-            name: move(getattr(self, name))
-            for name in ("availability", "values", "observed", "target", "weights", "latents")
-        }
-        return replace(self, **moved)
+        return replace(self, **{name: mapped(getattr(self, name)) for name in parts})

@@ -35,7 +35,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from survcore.data.arrays import ARRAY_SUFFIXES, StoredArray, write_array
+from survcore.data.array_files import ARRAY_SUFFIXES, write_arrays
+from survcore.data.arrays import StoredArray
 from survcore.data.cohort import Cohort
 from survcore.data.endpoint import PRIMARY, TIME_UNITS
 from survcore.data.frames import identifiers
@@ -234,7 +235,7 @@ def _write_modality(
             if suffix == stored:
                 shutil.copyfile(item.path, file)
             else:
-                write_array(file, item)
+                write_arrays(file, item.values(), item.coords(), item.where)
 
 
 def _outcomes_frame(cohort: Cohort) -> pd.DataFrame:

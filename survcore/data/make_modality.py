@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from survcore.data.arrays import ArrayItem, HeldArray, StoredArray, as_tensor, read_array
+from survcore.data.array_files import as_tensor, open_arrays
+from survcore.data.arrays import ArrayItem, HeldArray, StoredArray
 from survcore.data.frames import identifiers, numeric_table, refuse_duplicates, split_ids
 from survcore.data.messages import counted, listed
 from survcore.data.modality import KINDS, TABLE_KINDS, Modality, ModalitySpec
@@ -176,7 +177,7 @@ def _stack_rows(data: np.ndarray, row_ids: np.ndarray, kind: str, what: str) -> 
 
 
 def _row_vector(value: Any, where: str) -> np.ndarray:
-    values = read_array(value) if isinstance(value, Path) else as_tensor(value, where)
+    values = open_arrays(value, ("features",))[0] if isinstance(value, Path) else as_tensor(value, where)
     # Slide encoders write one embedding as a batch of one.
     return (values[0] if values.ndim == 2 and len(values) == 1 else values).float().numpy()
 

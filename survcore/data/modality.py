@@ -73,7 +73,7 @@ class Modality:
     def value(self, row: int) -> Tensor | str:
         """Values of one row: float32 [width] of a table, the array in its stored dtype, or the text.
 
-        Arrays on disk are read now (npy and pt files as a copy-on-write memory map).
+        Arrays on disk are read now, as a copy-on-write memory map where the file allows it.
 
         Raises:
             DataError: the row lacks the modality, or its file is damaged or holds infinite values.
@@ -86,7 +86,7 @@ class Modality:
         return item if isinstance(item, str) else item.values()
 
     def coords(self, row: int) -> Tensor | None:
-        """Positions [N, 2] of a bag's instances in their stored dtype, or None where the row has none."""
+        """Positions (x, y) [N, 2] of a bag's instances in their stored dtype, or None where the row has none."""
         item = self.items[row] if self.items is not None else None
         return item.coords() if isinstance(item, ArrayItem) else None
 

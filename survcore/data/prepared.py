@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from survcore.batch import Batch, ModalityInput, Target
+from survcore.batch import Bags, Batch, ModalityInput, Target
+from survcore.data.arrays import transformed
+from survcore.data.bag_reader import BagReader, check_max_patches
 from survcore.data.modality import Modality
 from survcore.errors import DataError
 
 
 @dataclass(frozen=True)
 class ArrayReader:
-    """Reads the arrays of one modality when a batch asks for them."""
+    """Reads the arrays of one modality when a batch asks for them: tokens, images or volumes."""
 
     modality: Modality
     transform: str
@@ -25,17 +27,16 @@ class ArrayReader:
     def read(self, rows: np.ndarray) -> tuple[Tensor | None, Tensor | None]:
         """Values of a batch and the mask of what exists.
 
-        Tokens and bags are padded to the longest of the batch: [B, T, width], mask [B, T]; a token with a NaN is masked
-        out. Images and volumes are stacked: [B, \\*shape], no mask; (None, None) when no row of the batch has one.
+        Tokens are padded to the longest of the batch: [B, T, width], mask [B, T]; a token with a NaN is masked out.
+        Images and volumes are stacked: [B, \\*shape], no mask; (None, None) when no row of the batch has one.
         """
         arrays = [self._array(row) if self.modality.present[row] else None for row in rows]
-        if self.modality.spec.kind in ("tokens", "bag"):
+        if self.modality.spec.kind == "tokens":
             return self._padded(arrays, rows)
         return self._stacked(arrays, rows), None
 
     def _array(self, row: int) -> Tensor:
-        values = self.modality.value(row).to(torch.float32)
-        return torch.copysign(values.abs().log1p(), values) if self.transform == "signed_log" else values
+        return transformed(self.modality.value(row), self.transform)
 
     def _padded(self, arrays: list[Tensor | None], rows: np.ndarray) -> tuple[Tensor, Tensor]:
         longest = max([1, *(len(array) for array in arrays if array is not None)])
@@ -83,7 +84,7 @@ class PreparedCohort:
         inputs: the modalities as the model sees them.
         tables: float32 [N, width] per table, without NaN, 0 in the rows that lack the modality.
         observed: bool [N, width] per table with missing entries that were not imputed.
-        readers: what reads arrays and bags at batch time.
+        readers: what reads arrays when a batch is made, and bags when the model asks for them.
         targets: the endpoint of all rows, or None where the cohort has no outcomes.
         weights: case weights float32 [N], or None.
         imputed: per table and row, how many missing entries were filled from training values, int64 [N].
@@ -95,7 +96,7 @@ class PreparedCohort:
     inputs: tuple[ModalityInput, ...]
     tables: dict[str, Tensor]
     observed: dict[str, Tensor]
-    readers: dict[str, ArrayReader]
+    readers: dict[str, ArrayReader | BagReader]
     targets: Target | None
     weights: Tensor | None
     imputed: dict[str, np.ndarray]
@@ -103,16 +104,33 @@ class PreparedCohort:
     def __len__(self) -> int:
         return len(self.row_key)
 
-    def batch(self, index: Sequence[int] | np.ndarray | Tensor | None = None) -> Batch:
+    def batch(
+        self, index: Sequence[int] | np.ndarray | Tensor | None = None, *, max_patches: int = 0, seed: int = 0
+    ) -> Batch:
         """The rows of an integer index, in its order; all rows by default.
 
-        Text is not part of a batch; images or volumes that no row of the batch has are left out of ``values``.
+        Text is not part of a batch; images or volumes that no row of the batch has are left out of ``values``. Bags are
+        read when the model asks for them, so their errors come then.
+
+        Args:
+            index: the rows.
+            max_patches: largest number of instances of a bag; a larger bag gives a subsample without replacement that
+                follows from (seed, row id, modality) alone and keeps the order. 0 for all.
+            seed: of that choice.
+
+        Raises:
+            ValueError: ``max_patches`` is no whole number of at least 0.
+            DataError: an array that is damaged, holds infinite values or does not fit the others.
         """
+        max_patches = check_max_patches(max_patches)
         rows = torch.arange(len(self)) if index is None else torch.as_tensor(index, dtype=torch.int64)
-        values = {name: table[rows] for name, table in self.tables.items()}
+        values: dict[str, Tensor | Bags] = {name: table[rows] for name, table in self.tables.items()}
         observed = {name: mask[rows] for name, mask in self.observed.items()}
         for name, reader in self.readers.items():
             if reader.modality.spec.kind == "text":
+                continue
+            if isinstance(reader, BagReader):
+                values[name] = reader.bags(rows.tolist(), max_patches=max_patches, seed=seed)
                 continue
             arrays, mask = reader.read(rows.numpy())
             if arrays is not None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from survcore.batch import ModalityInput, Target
+from survcore.data.bag_reader import ORDERS, BagReader
 from survcore.data.endpoint import Endpoint
 from survcore.data.messages import listed
 from survcore.data.modality import TRANSFORMS, Modality, ModalitySpec
@@ -29,9 +30,11 @@ DEFAULTS: dict[str, Any] = {
     "scale": "standard",
     "clip": 5.0,
     "impute": "median",
+    "order": "file",
     "modalities": {},
 }
 _TABLE_SETTINGS = ("transform", "scale", "clip", "impute")
+_BAG_SETTINGS = ("transform", "order")
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,15 @@ class Preprocessor:
     """Fitted preparation of cohorts for one model; it is stored with the model.
 
     Tables go through: columns by name, transform, scale, clip, imputation. Arrays and bags are read row by row when a
-    batch asks for them; only their transform is applied. Text is left to the systems that read it.
+    batch asks for them; only their transform and the order of a bag's instances apply. Text is left to the systems that
+    read it.
 
     Attributes:
         settings: the complete settings, defaults filled in.
         inputs: the modalities as the model sees them, in the order of the columns of ``availability``.
         tables: fitted statistics of every table by modality name.
         transforms: transform of every modality that is not a table.
+        orders: order of the instances of every modality that is a bag: "file" or "coords" (by y, then x).
         endpoint: name of the endpoint that gives the targets, or None.
         bins: time bins fitted on that endpoint, or None.
         imputes: missing entries get training values; otherwise they become 0 and are masked out in ``Batch.observed``.
@@ -55,6 +60,7 @@ class Preprocessor:
     inputs: tuple[ModalityInput, ...]
     tables: dict[str, TableScaler]
     transforms: dict[str, str]
+    orders: dict[str, str]
     endpoint: str | None
     bins: TimeBins | None
     imputes: bool
@@ -73,8 +79,9 @@ class Preprocessor:
         Args:
             settings: any of ``bins`` (count), ``binning`` ("uncensored_quantiles", "equidistant"), ``scale``
                 ("standard", "minmax", "none"), ``clip`` (standard deviations, or None), ``impute`` ("median", "mean"),
-                and ``modalities``: per modality name any of ``transform`` ("none", "signed_log"; by default what the
-                modality declares), ``scale``, ``clip``, ``impute``. Panels are not scaled unless their entry says so.
+                ``order`` of a bag's instances ("file", or "coords": by y, then x), and ``modalities``: per modality
+                name any of ``transform`` ("none", "signed_log"; by default what the modality declares), ``scale``,
+                ``clip``, ``impute``, and for bags ``order``. Panels are not scaled unless their entry says so.
             endpoint: name of the endpoint to train on; None takes the only one. A cohort without outcomes has no bins.
             imputes: False for systems that take missing entries.
 
@@ -85,22 +92,25 @@ class Preprocessor:
         settings = _complete(settings, cohort)
         tables: dict[str, TableScaler] = {}
         transforms: dict[str, str] = {}
+        orders: dict[str, str] = {}
         for name, modality in cohort.modalities.items():
             if not modality.present.any():
                 raise DataError(
                     f"modality {name!r}: none of the {len(cohort)} training rows has it; leave it out of the cohort"
                 )
-            chosen = _table_settings(settings, modality.spec)
             if modality.table is not None:
-                tables[name] = TableScaler.fit(modality, **chosen)
-            else:
-                transforms[name] = chosen["transform"]
+                tables[name] = TableScaler.fit(modality, **_table_settings(settings, modality.spec))
+                continue
+            own = settings["modalities"].get(name, {})
+            transforms[name] = own.get("transform", modality.spec.transform)
+            if modality.spec.kind == "bag":
+                orders[name] = own.get("order", settings["order"])
         target = cohort.endpoint(endpoint) if cohort.endpoints else None
         if target is None and endpoint is not None:
             raise DataError(f"endpoint {endpoint!r}: the cohort has no outcomes")
         inputs = tuple(_model_input(modality.spec) for modality in cohort.modalities.values())
         name = None if target is None else target.name
-        return cls(settings, inputs, tables, transforms, name, _fit_bins(target, settings), imputes)
+        return cls(settings, inputs, tables, transforms, orders, name, _fit_bins(target, settings), imputes)
 
     def transform(self, cohort: Cohort) -> PreparedCohort:
         """Model input for any cohort with the same modalities or fewer.
@@ -127,7 +137,12 @@ class Preprocessor:
                 if modality is None:
                     modality = _nowhere(declared, len(cohort))
                 _check_arrays(declared, modality)
-                readers[declared.name] = ArrayReader(modality, self.transforms[declared.name], cohort.row_ids)
+                transform, order = self.transforms[declared.name], self.orders.get(declared.name)
+                readers[declared.name] = (
+                    ArrayReader(modality, transform, cohort.row_ids)
+                    if order is None
+                    else BagReader(modality, transform, order, cohort.row_ids)
+                )
         return PreparedCohort(
             row_ids=cohort.row_ids,
             row_key=torch.from_numpy(row_keys(cohort.row_ids)),
@@ -148,6 +163,7 @@ class Preprocessor:
             "inputs": [modality.state() for modality in self.inputs],
             "tables": {name: table.state() for name, table in self.tables.items()},
             "transforms": self.transforms,
+            "orders": self.orders,
             "endpoint": self.endpoint,
             "bins": None if self.bins is None else self.bins.state(),
             "imputes": self.imputes,
@@ -155,11 +171,15 @@ class Preprocessor:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Preprocessor:
+        inputs = tuple(ModalityInput.from_state(modality) for modality in state["inputs"])
+        # States written before bags had an order took the file's.
+        orders = {modality.name: "file" for modality in inputs if modality.kind == "bag"}
         return cls(
             settings=state["settings"],
-            inputs=tuple(ModalityInput.from_state(modality) for modality in state["inputs"]),
+            inputs=inputs,
             tables={name: TableScaler.from_state(table) for name, table in state["tables"].items()},
             transforms=state["transforms"],
+            orders=state.get("orders", orders),
             endpoint=state["endpoint"],
             bins=None if state["bins"] is None else TimeBins.from_state(state["bins"]),
             imputes=state["imputes"],
@@ -238,16 +258,20 @@ def _complete(settings: Mapping[str, Any] | None, cohort: Cohort) -> dict[str, A
     if not isinstance(complete["bins"], int) or complete["bins"] < 1:
         raise ValueError(f"bins: expected a whole number of at least 1, got {complete['bins']!r}")
     for name, own in complete["modalities"].items():
-        _known(f"setting of modality {name!r}", own, _TABLE_SETTINGS)
-        given_in_vain = [setting for setting in own if setting != "transform"]
-        if cohort.modalities[name].table is None and given_in_vain:
+        _known(f"setting of modality {name!r}", own, (*_TABLE_SETTINGS, "order"))
+        modality = cohort.modalities[name]
+        what, takes = "a table", _TABLE_SETTINGS
+        if modality.table is None:
+            what, takes = ("bags", _BAG_SETTINGS) if modality.spec.kind == "bag" else ("arrays", ("transform",))
+        if given_in_vain := [setting for setting in own if setting not in takes]:
             raise ValueError(
-                f"modality {name!r} holds one array per row, which takes a transform only; got {listed(given_in_vain)}"
+                f"modality {name!r} holds {what} and takes the settings {', '.join(takes)}; got {listed(given_in_vain)}"
             )
     for part in (complete, *complete["modalities"].values()):
         _known("scale", [part.get("scale", "none")], SCALES)
         _known("impute", [part.get("impute", "median")], IMPUTATIONS)
         _known("transform", [part.get("transform", "none")], TRANSFORMS)
+        _known("order", [part.get("order", "file")], ORDERS)
         clip = part.get("clip")
         if clip is not None and not clip > 0:
             raise ValueError(f"clip: expected a positive number of standard deviations or None, got {clip!r}")

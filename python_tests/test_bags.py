@@ -1,0 +1,511 @@
+"""Bags from file to batch: read one at a time, in place and in the stored dtype, whole or by a subsample."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tracemalloc
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
+
+from survcore.batch import Bags, Batch
+from survcore.cli import main
+from survcore.data import Cohort, Preprocessor, arrays, bag_reader
+from survcore.data.array_files import is_mapped, open_arrays, read_chunks
+from survcore.data.prepared import PreparedCohort
+from survcore.errors import DataError
+from survcore.inference.predictor import Predictor
+from survcore.models.base import Completed, Encoded, Losses, Stage, System
+from survcore.training import fit, loop
+from survcore.training.recipe import Recipe, load_recipe
+
+WIDTH, PATCHES = 6, 500
+
+
+@pytest.fixture
+def features() -> torch.Tensor:
+    return torch.randn(PATCHES, WIDTH).to(torch.float16)
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    """Blocks of 20 patches, so that every read takes several."""
+    monkeypatch.setattr(arrays, "_BLOCK", 20 * WIDTH)
+
+
+def h5(**options):
+    def write(path: Path, values: torch.Tensor) -> None:
+        array = values.numpy()
+        if options.get("dtype"):
+            array = array.astype(options["dtype"])
+        with h5py.File(path, "w", userblock_size=options.get("userblock", 0)) as file:
+            file.attrs["encoder"] = "name"
+            array = array[None] if options.get("one") else array
+            layout = {name: options[name] for name in ("chunks", "compression") if name in options}
+            file.create_dataset("features", data=array, **layout)
+
+    return write
+
+
+FILES = {
+    "a.npy": lambda path, values: np.save(path, values.numpy()),
+    "b.safetensors": lambda path, values: save_file({"features": values}, path),
+    "c.pt": lambda path, values: torch.save({"features": values}, path),
+    "d.h5": h5(),
+    "user_block.h5": h5(userblock=512),
+    "one.h5": h5(one=True),
+    "big_endian.h5": h5(dtype=">f2"),
+    "patch_chunks.h5": h5(chunks=(1, WIDTH)),
+    "gzip.h5": h5(chunks=(32, 4), compression="gzip"),
+    "long_chunks.h5": h5(chunks=(300, WIDTH)),
+    "one_in_chunks.h5": h5(one=True, chunks=(1, 7, WIDTH)),
+}
+MAPPED = {"a.npy", "b.safetensors", "c.pt", "d.h5", "user_block.h5", "one.h5"}
+
+
+def prepare(bags: dict, settings: dict | None = None) -> PreparedCohort:
+    cohort = Cohort.from_frames({"slide": bags}, None, kinds={"slide": "bag"})
+    return Preprocessor.fit(cohort, {"modalities": {"slide": settings or {}}}).transform(cohort)
+
+
+def read(bag, row: int = 0, settings: dict | None = None, **options) -> torch.Tensor:
+    return prepare({"p": bag}, settings).batch([0], **options).values["slide"][row]
+
+
+# ---- Bags
+
+
+def test_bags_read_a_row_when_it_is_asked_for():
+    reads = []
+
+    def reader(row):
+        return lambda: reads.append(row) or torch.full((row + 1, 2), float(row), dtype=torch.bfloat16)
+
+    bags = Bags([reader(0), None, reader(2)])
+    moved = bags.take(torch.tensor([2, 1, 0])).take(slice(0, 2)).to("cpu")
+    assert len(bags) == 3 and len(moved) == 2 and reads == []
+    assert moved[0].shape == (3, 2) and moved[0].dtype == torch.bfloat16 and reads == [2, 2]
+    with pytest.raises(ValueError, match="row 1 of the batch has no bag"):
+        moved[1]
+    with pytest.raises(IndexError):
+        moved[2]
+    with pytest.raises(ValueError, match="int64 index of rows, got torch.bool"):
+        bags.take(torch.tensor([True, False, True]))
+
+
+def test_bags_go_to_a_device_with_their_batch():
+    held = torch.randn(4, 2)
+    bags = Bags.of([held, None])
+    assert bags[0] is held and Bags.of([None]).device.type == "cpu"
+    batch = Batch(torch.zeros(2, dtype=torch.int64), torch.ones(2, 1, dtype=torch.bool), {"slide": bags}).to("meta")
+    assert batch.values["slide"].device.type == "meta" and batch.values["slide"][0].is_meta
+    assert bags[0].device.type == "cpu"
+
+
+def test_a_batch_holds_no_bag(tmp_path):
+    files = {f"p{row}": tmp_path / f"p{row}.npy" for row in range(3)}
+    for row, file in enumerate(files.values()):
+        np.save(file, np.full((row + 1, 2), row, dtype=np.float16))
+    bags = prepare(files).batch([2, 0]).values["slide"]
+    files["p2"].unlink()
+    assert bags[1].tolist() == [[0, 0]]
+    with pytest.raises(DataError, match="p2.npy: no such file"):
+        bags[0]
+
+
+def test_rows_without_a_bag_have_none_to_read():
+    vector = pd.DataFrame({"v": [1.0, 2.0]}, index=["a", "b"])
+    cohort = Cohort.from_frames({"slide": {"b": np.ones((2, 3))}, "vector": vector}, None, kinds={"slide": "bag"})
+    preprocessor = Preprocessor.fit(cohort)
+    batch = preprocessor.transform(cohort.select([1, 0])).batch()
+    assert batch.availability.tolist() == [[False, True], [True, True]] and batch.observed == {}
+    assert batch.values["slide"][1].shape == (2, 3)
+    undeclared = preprocessor.transform(cohort.only(["vector"])).batch()
+    for bags in (batch.values["slide"], undeclared.values["slide"]):
+        with pytest.raises(ValueError, match="row 0 of the batch has no bag"):
+            bags[0]
+
+
+# ---- files
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_bag_comes_as_it_is_stored(tmp_path, features, name):
+    FILES[name](tmp_path / name, features)
+    assert is_mapped(tmp_path / name) == (name in MAPPED)
+    got = read(tmp_path / name)
+    assert got.dtype == torch.float16 and torch.equal(got, features)
+
+
+@pytest.mark.parametrize("count", [1, 37, 499])
+@pytest.mark.parametrize("name", FILES)
+def test_a_subsample_is_the_same_from_every_file(tmp_path, features, name, count):
+    FILES[name](tmp_path / name, features)
+    assert torch.equal(read(tmp_path / name, max_patches=count, seed=4), read(features, max_patches=count, seed=4))
+
+
+@pytest.mark.parametrize(
+    ("stored", "given"),
+    [
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float64, torch.float32),
+        (torch.uint8, torch.float32),
+    ],
+)
+def test_dtypes_that_models_do_not_take_become_float32(tmp_path, features, stored, given):
+    values = features.abs().to(stored)
+    save_file({"features": values}, tmp_path / "p.safetensors")
+    for bag in (values, tmp_path / "p.safetensors"):
+        for options in ({}, {"max_patches": 30}):
+            got = read(bag, **options)
+            assert got.dtype == given
+        assert torch.equal(read(bag), values.to(given))
+
+
+def test_a_contiguous_h5_file_is_mapped_and_never_written(tmp_path):
+    values = torch.zeros(2**13, 256)
+    h5(userblock=1024)(tmp_path / "p.h5", values)
+    prepared = prepare({"p": tmp_path / "p.h5"})
+    tracemalloc.start()
+    bag = prepared.batch().values["slide"][0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20 < bag.nbytes
+    bag[0, 0] = 1
+    assert prepared.batch().values["slide"][0][0, 0] == 0
+
+
+def test_number_formats_that_numpy_lacks_are_read_not_mapped(tmp_path):
+    """A 16-bit type with the exponent of float32, which h5py gives as a larger dtype."""
+    kind = h5py.h5t.IEEE_F32LE.copy()
+    kind.set_fields(15, 7, 8, 0, 7)
+    kind.set_size(2)
+    kind.set_precision(16)
+    kind.set_ebias(127)
+    values = np.array([[1.0, 2.5], [-3.0, 0.5]], dtype=np.float32)
+    with h5py.File(tmp_path / "p.h5", "w") as file:
+        space = h5py.h5s.create_simple(values.shape)
+        h5py.h5d.create(file.id, b"features", kind, space).write(h5py.h5s.ALL, h5py.h5s.ALL, values)
+    assert not is_mapped(tmp_path / "p.h5")
+    assert read(tmp_path / "p.h5").tolist() == values.tolist()
+
+
+def test_only_chunks_with_chosen_patches_are_read(tmp_path, features):
+    path = tmp_path / "p.h5"
+    h5(chunks=(10, WIDTH), compression="gzip")(path, features)
+    with h5py.File(path) as file:
+        place = file["features"].id.get_chunk_info_by_coord((200, 0))
+    with path.open("r+b") as file:
+        file.seek(place.byte_offset)
+        file.write(b"\xff" * place.size)
+    index = np.array([3, 4, 199, 210, 499])
+    blocks = list(read_chunks(path, index, 20))
+    np.testing.assert_array_equal(np.concatenate([numbers for numbers, _ in blocks]), index)
+    assert torch.equal(torch.cat([values for _, values in blocks]), features[index])
+    with pytest.raises(DataError, match="p.h5: cannot be read as h5"):
+        list(read_chunks(path, np.array([3, 200]), 20))
+    with pytest.raises(DataError, match="p.h5: cannot be read as h5"):
+        open_arrays(path)
+
+
+def test_an_unchanged_file_is_looked_through_once(tmp_path, features, monkeypatch):
+    np.save(tmp_path / "p.npy", features.numpy())
+    prepared = prepare({"p": tmp_path / "p.npy"})
+    looks = []
+    original = torch.aminmax
+    monkeypatch.setattr(torch, "aminmax", lambda values: looks.append(len(values)) or original(values))
+    for _ in range(3):
+        prepared.batch().values["slide"][0]
+    assert sum(looks) == PATCHES and max(looks) == 20
+    features[300, 2] = torch.inf
+    np.save(tmp_path / "again.npy", features.numpy())
+    (tmp_path / "again.npy").replace(tmp_path / "p.npy")
+    with pytest.raises(DataError, match=r"'slide', row 'p'.*infinite value at index \[300, 2\]"):
+        prepared.batch().values["slide"][0]
+
+
+# ---- missing and infinite values
+
+
+@pytest.mark.parametrize("name", ["a.npy", "gzip.h5", None])
+@pytest.mark.parametrize("options", [{}, {"max_patches": 400, "seed": 3}])
+def test_patches_with_a_missing_entry_are_dropped(tmp_path, features, name, options):
+    kept = torch.rand(PATCHES) < 0.6
+    features[~kept, torch.randint(0, WIDTH, ((~kept).sum(),))] = torch.nan
+    if name:
+        FILES[name](tmp_path / name, features)
+    chosen = torch.arange(PATCHES)
+    if options:
+        numbered = torch.arange(PATCHES, dtype=torch.float32)[:, None].expand(PATCHES, WIDTH)
+        chosen = read(numbered, **options)[:, 0].long()
+    got = read(tmp_path / name if name else features, **options)
+    assert got.dtype == torch.float16 and torch.equal(got, features[chosen[kept[chosen]]])
+
+
+def test_a_bag_of_missing_entries_alone_is_refused():
+    with pytest.raises(DataError, match="'slide', row 'p': all 30 instances read hold missing entries"):
+        read(torch.full((30, WIDTH), torch.nan))
+
+
+@pytest.mark.parametrize("name", ["a.npy", "patch_chunks.h5", "gzip.h5"])
+@pytest.mark.parametrize("options", [{}, {"max_patches": 499}])
+def test_an_infinite_value_is_named_by_its_place_in_the_file(tmp_path, features, name, options):
+    features[10, 1] = torch.nan
+    features[401, 4] = -torch.inf
+    FILES[name](tmp_path / name, features)
+    with pytest.raises(DataError, match=rf"'slide', row 'p' \(.*{name}\): infinite value at index \[401, 4\]"):
+        read(tmp_path / name, **options)
+
+
+def test_a_value_beyond_float32_is_infinite(tmp_path):
+    np.save(tmp_path / "p.npy", np.array([[1.0, 2.0], [3.0, 1e300]]))
+    with pytest.raises(DataError, match=r"infinite value at index \[1, 1\]"):
+        read(tmp_path / "p.npy")
+
+
+# ---- transform and order
+
+
+@pytest.mark.parametrize("name", ["a.npy", "gzip.h5"])
+def test_the_signed_log_is_float32(tmp_path, features, name):
+    features[17, 0] = torch.nan
+    FILES[name](tmp_path / name, features)
+    got = read(tmp_path / name, settings={"transform": "signed_log"})
+    expected = features[torch.arange(PATCHES) != 17].double()
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), expected.sign() * expected.abs().log1p(), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_patches_in_the_order_of_their_coords(tmp_path, features, stored):
+    features[40, 3] = torch.nan
+    coords = torch.randint(0, 20, (PATCHES, 2))
+    bag = {"features": features, "coords": coords}
+    if stored:
+        save_file(bag, tmp_path / "p.safetensors")
+        bag = tmp_path / "p.safetensors"
+    order = sorted(range(PATCHES), key=lambda patch: (coords[patch, 1].item(), coords[patch, 0].item(), patch))
+    order.remove(40)
+    assert torch.equal(read(bag, settings={"order": "coords"}), features[order])
+    some = {row.numpy().tobytes() for row in read(bag, max_patches=80)}
+    expected = [patch for patch in order if features[patch].numpy().tobytes() in some]
+    assert torch.equal(read(bag, settings={"order": "coords"}, max_patches=80), features[expected])
+
+
+def test_an_order_by_coords_needs_coords(features):
+    with pytest.raises(DataError, match="'slide', row 'p'.*order of coords.*no coords"):
+        read(features, settings={"order": "coords"})
+
+
+def test_the_order_is_part_of_the_stored_state():
+    bags = {"p": {"features": np.eye(3, dtype=np.float32), "coords": np.array([[0, 2], [5, 0], [4, 0]])}}
+    cohort = Cohort.from_frames({"slide": bags, "blood": pd.DataFrame({"v": [1.0]}, index=["p"])}, None)
+    for settings in ({"order": "coords"}, {"modalities": {"slide": {"order": "coords"}}}):
+        preprocessor = Preprocessor.fit(cohort, settings)
+        again = Preprocessor.from_state(json.loads(json.dumps(preprocessor.state())))
+        assert again.state() == preprocessor.state()
+        assert again.transform(cohort).batch().values["slide"][0].argmax(1).tolist() == [2, 1, 0]
+    exception = {"order": "coords", "modalities": {"slide": {"order": "file"}}}
+    assert Preprocessor.fit(cohort, exception).orders == {"slide": "file"}
+
+    old = Preprocessor.fit(cohort).state()
+    del old["orders"], old["settings"]["order"]
+    assert Preprocessor.from_state(old).transform(cohort).batch().values["slide"][0].argmax(1).tolist() == [0, 1, 2]
+
+
+# ---- subsamples
+
+
+def numbered(rows: int = 2) -> dict[str, np.ndarray]:
+    return {f"p{row}": np.arange(PATCHES, dtype=np.float32)[:, None] for row in range(rows)}
+
+
+def chosen(bag: torch.Tensor) -> list[int]:
+    return bag[:, 0].long().tolist()
+
+
+def test_a_subsample_keeps_order_and_follows_seed_row_and_modality():
+    bags = numbered()
+    cohort = Cohort.from_frames({"slide": bags, "stain": bags}, None)
+    prepared = Preprocessor.fit(cohort).transform(cohort)
+    batch = prepared.batch([1, 0], max_patches=100, seed=5)
+    first = chosen(batch.values["slide"][1])
+    assert len(set(first)) == 100 and first == sorted(first)
+    assert chosen(batch.values["slide"][1]) == first
+    assert chosen(prepared.batch([0], max_patches=100, seed=5).values["slide"][0]) == first
+    alone = prepare({"p0": bags["p0"]})
+    assert chosen(alone.batch(max_patches=100, seed=5).values["slide"][0]) == first
+    others = [
+        batch.values["slide"][0],
+        batch.values["stain"][1],
+        prepared.batch([0], max_patches=100, seed=6).values["slide"][0],
+    ]
+    for other in map(chosen, others):
+        assert 5 < len(set(other) & set(first)) < 45
+
+
+def test_a_subsample_takes_every_patch_as_often():
+    prepared = prepare(numbered(1))
+    counts = np.zeros(PATCHES)
+    for seed in range(400):
+        counts[chosen(prepared.batch(max_patches=50, seed=seed).values["slide"][0])] += 1
+    assert counts.sum() == 400 * 50
+    # Binomial(400, 0.1): mean 40, standard deviation 6.
+    assert 10 < counts.min() and counts.max() < 75 and abs(counts[: PATCHES // 2].mean() - 40) < 1.5
+
+
+def test_equal_draws_are_settled_by_the_order_of_the_file(monkeypatch):
+    monkeypatch.setattr(bag_reader, "row_uniform", lambda seed, keys, count: torch.tensor([[0.5, 0.1, 0.5, 0.5, 0.2]]))
+    values = torch.arange(5.0)[:, None]
+    assert chosen(read(values, max_patches=3)) == [0, 1, 4]
+
+
+def test_a_bag_that_is_small_enough_is_whole():
+    prepared = prepare(numbered(1))
+    for most in (0, PATCHES, 10**9):
+        assert len(prepared.batch(max_patches=most, seed=1).values["slide"][0]) == PATCHES
+
+
+# ---- from recipe and command to batch
+
+
+@pytest.mark.parametrize("value", [-1, 2.0, True, "5", None])
+def test_max_patches_is_a_whole_number(value):
+    with pytest.raises(ValueError, match="max_patches must be a whole number of at least 0"):
+        prepare(numbered(1)).batch(max_patches=value)
+    with pytest.raises(ValueError, match="max_patches.* must be a "):
+        load_recipe("must", changes={"training": {"max_patches": value}})
+
+
+def test_the_recipe_holds_max_patches():
+    assert load_recipe("must").max_patches == 0
+    recipe = load_recipe("must", changes={"training": {"max_patches": 3000}})
+    assert recipe.max_patches == 3000 and recipe.state()["max_patches"] == 3000
+
+
+class MeanPatch(System):
+    """A hazard from the mean of a bag; it remembers what it read."""
+
+    name = "mean_patch"
+    modality_kinds = frozenset({"bag"})
+    stage_names = ("main", "frozen")
+
+    def __init__(self, inputs, bins, settings):
+        super().__init__(inputs, bins, settings)
+        self.head = torch.nn.Linear(1, bins)
+        self.read: list[tuple[bool, tuple[int, ...]]] = []
+
+    def encode(self, batch):
+        bags = [batch.values["slide"][row] for row in range(len(batch))]
+        self.read += [(self.training, tuple(chosen(bag))) for bag in bags]
+        means = torch.stack([bag.mean(0) for bag in bags]) / PATCHES
+        return Encoded({"slide": means}, batch.availability, batch.row_key)
+
+    def complete(self, encoded, *, fill="own", seed=0, **sampling):
+        return Completed(encoded.parts, ~encoded.availability, fill)
+
+    def predict(self, completed):
+        logits = self.head(completed.parts["slide"])
+        return {"hazard_logits": logits, "risk": logits.sum(1)}
+
+    def stage_parameters(self, stage):
+        return self.head.parameters()
+
+    def latents(self, batch):
+        return dict(self.encode(batch).parts)
+
+    def losses(self, batch, stage, *, seed=0):
+        encoded = Encoded(batch.latents, batch.availability, batch.row_key) if stage == "frozen" else self.encode(batch)
+        loss = self.predict(self.complete(encoded))["hazard_logits"].square().mean()
+        return Losses(loss, {"survival": loss})
+
+
+def mean_patch(prepared: PreparedCohort) -> MeanPatch:
+    return MeanPatch(prepared.inputs, 2, {})
+
+
+def test_every_epoch_of_training_draws_its_own_patches():
+    prepared = prepare(numbered(1))
+    system = mean_patch(prepared)
+    stage = Stage(name="main", epochs=3, learning_rate=0.1, batch_size=4, monitor="survival")
+    loop.train(system, [stage], prepared, prepared, seed=2, max_patches=20)
+    training = [read for mode, read in system.read if mode]
+    validation = [read for mode, read in system.read if not mode]
+    assert {len(read) for _, read in system.read} == {20}
+    assert len(training) == len(set(training)) == 3 and len(validation) == 3 and len(set(validation)) == 1
+    again = mean_patch(prepared)
+    loop.train(again, [stage], prepared, prepared, seed=2, max_patches=20)
+    assert again.read == system.read
+
+
+def test_cached_latents_are_of_all_patches():
+    prepared = prepare(numbered(1))
+    system = mean_patch(prepared)
+    stage = Stage(name="frozen", epochs=2, learning_rate=0.1, batch_size=4, monitor="survival", cached=True)
+    loop.train(system, [stage], prepared, prepared, max_patches=20)
+    assert [len(read) for _, read in system.read] == [PATCHES, PATCHES]
+
+
+def test_fit_takes_max_patches_from_the_recipe(monkeypatch):
+    bags = {f"p{row}": np.random.default_rng(row).random((30, 1)) for row in range(20)}
+    outcomes = pd.DataFrame({"time": np.arange(1.0, 21.0), "event": [0, 1] * 10}, index=list(bags))
+    cohort = Cohort.from_frames({"slide": bags}, outcomes, time_unit="months", kinds={"slide": "bag"})
+    monkeypatch.setattr(sys.modules[fit.__module__], "system_class", lambda name: MeanPatch)
+    monkeypatch.setattr(MeanPatch, "diagnostics", lambda self, batch: {}, raising=False)
+    stages = {
+        name: Stage(name=name, epochs=1, learning_rate=0.1, batch_size=4, monitor="survival")
+        for name in MeanPatch.stage_names
+    }
+    stages.pop("frozen")
+    monkeypatch.setattr(MeanPatch, "stage_names", ("main",))
+    predictor = fit("mean_patch", cohort, recipe=Recipe("mean_patch", {}, {"bins": 2}, 0.2, 0.0, stages, 7))
+    assert {len(read) for _, read in predictor.system.read} == {7}
+    assert predictor.description["run"]["recipe"]["max_patches"] == 7
+
+
+def test_predictions_take_all_patches_or_the_same_few():
+    bags = numbered(3)
+    outcomes = pd.DataFrame({"time": [1.0, 2.0, 3.0], "event": [1, 1, 0]}, index=list(bags))
+    cohort = Cohort.from_frames({"slide": bags}, outcomes, time_unit="months", kinds={"slide": "bag"})
+    preprocessor = Preprocessor.fit(cohort, {"bins": 2})
+    system = mean_patch(preprocessor.transform(cohort))
+    predictor = Predictor(system, preprocessor, {"longest_follow_up": 3.0})
+    predictor.predict(cohort)
+    assert {len(read) for _, read in system.read} == {PATCHES}
+    system.read.clear()
+    table = predictor.predict(cohort, max_patches=30, seed=8)
+    few = [read for _, read in system.read]
+    assert {len(read) for read in few} == {30}
+    system.read.clear()
+    curves = predictor.predict_survival_function(cohort.select([2, 0]), max_patches=30, seed=8, batch_size=1)
+    assert [read for _, read in system.read] == [few[2], few[0]]
+    assert list(curves) == ["p2", "p0"]
+    alone = predictor.predict(cohort.select([1]), max_patches=30, seed=8)
+    assert alone["risk"].item() == pytest.approx(table["risk"].iloc[1], rel=1e-6)
+    with pytest.raises(ValueError, match="max_patches"):
+        predictor.predict(cohort, max_patches=-1)
+
+
+def test_the_predict_command_takes_max_patches(tmp_path, monkeypatch):
+    folder = tmp_path / "cohort"
+    Cohort.from_frames({"slide": {"p": np.ones((2, 3))}}, None, kinds={"slide": "bag"}).to_folder(folder)
+    given = []
+
+    class Recorder:
+        def predict(self, cohort, **options):
+            given.append(options["max_patches"])
+            return pd.DataFrame({"completed": [""], "imputed_entries": [0]}, index=cohort.row_ids)
+
+    monkeypatch.setattr("survcore.inference.load", lambda path, device: Recorder())
+    command = ["predict", str(tmp_path), str(folder), "--out", str(tmp_path / "risks.csv")]
+    for options, code in (([], 0), (["--max-patches", "9"], 0), (["--max-patches", "-1"], 2)):
+        assert CliRunner().invoke(main, command + options).exit_code == code
+    assert given == [0, 9]
