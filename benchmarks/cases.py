@@ -1,7 +1,7 @@
-"""All benchmark cases, by op."""
+"""All benchmark cases: of every op, and of a block that no op serves."""
 
 from __future__ import annotations
 
-from survcore.benchmarks import ddim_sample, discrete_hazard_nll, low_rank_decompose
+from survcore.benchmarks import ddim_sample, discrete_hazard_nll, low_rank_decompose, trans_mil
 
-CASES = {module.CASE.name: module.CASE for module in (ddim_sample, discrete_hazard_nll, low_rank_decompose)}
+CASES = {module.CASE.name: module.CASE for module in (ddim_sample, discrete_hazard_nll, low_rank_decompose, trans_mil)}

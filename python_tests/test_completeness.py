@@ -19,6 +19,8 @@ NAMES = _library.op_names()
 FORWARD = [name for name in NAMES if not name.endswith("_backward")]
 # What prepares another op's arguments is tested and timed with that op.
 PREPARING = {"pack_denoiser"}
+# Blocks without an op of their own that are timed as a whole.
+BLOCKS = {"trans_mil"}
 DEFINED = [name for name in FORWARD if name not in PREPARING]
 
 
@@ -60,4 +62,5 @@ def test_reference_has_the_arguments_of_the_schema(name: str) -> None:
 
 
 def test_cases_are_of_existing_ops() -> None:
-    assert set(OP_CASES) == set(BENCHMARK_CASES) == set(DEFINED)
+    assert set(OP_CASES) == set(BENCHMARK_CASES) - BLOCKS == set(DEFINED)
+    assert set(BENCHMARK_CASES) >= BLOCKS

@@ -50,7 +50,7 @@ def test_make_tokenizer_of_both_token_forms_and_of_unknown_kinds() -> None:
 def test_padding_never_reaches_a_token_array() -> None:
     tokenizer = TokenProjection(3, 8)
     attention = ClassTokenAttention(8, 2, layers=2)
-    cross = CrossAttentionPooling(8, 2, layers=1)
+    cross = CrossAttentionPooling(Attention(8, 2), ClassTokenAttention(8, 2, layers=1))
     values = torch.randn(2, 4, 3)
     mask = torch.tensor([[True, True, False, False], [True] * 4])
     padded = values.clone()

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 from survcore.batch import Batch, ModalityInput
 from survcore.models.must_settings import MUSTSettings
-from survcore.nn import ClassTokenAttention, CrossAttentionPooling, make_tokenizer
+from survcore.nn import (
+    Attention,
+    BagCrossAttentionPooling,
+    ClassTokenAttention,
+    CrossAttentionPooling,
+    Patches,
+    TransMIL,
+    make_tokenizer,
+)
+from survcore.nn.pieces import recomputed
 from survcore.nn.rows import Rows, owner_rows, put_rows, take_rows
 
 
@@ -30,19 +39,31 @@ class MUSTEncoder(nn.Module):
             make_tokenizer(modality, settings.width, settings.token_dropout) for modality in inputs
         )
 
-        shape = (settings.width, settings.heads)
-        rest = (settings.attention_dropout, settings.expansion)
-        self.whole = nn.ModuleList(ClassTokenAttention(*shape, settings.layers, *rest) for _ in inputs)
-        self.specific = nn.ModuleList(ClassTokenAttention(*shape, settings.specific_layers, *rest) for _ in inputs)
-        self.cross = nn.ModuleList(CrossAttentionPooling(*shape, settings.pooling_layers, *rest) for _ in self.pairs)
+        self.bags = frozenset(index for index, modality in enumerate(inputs) if modality.kind == "bag")
+        self.whole = nn.ModuleList(self._pooling(m, settings, settings.layers) for m in range(len(inputs)))
+        self.specific = nn.ModuleList(self._pooling(m, settings, settings.specific_layers) for m in range(len(inputs)))
+        self.cross = nn.ModuleList(self._cross_pooling(m, n, settings) for m, n in self.pairs)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """g [M, B, D], u [M, B, D] and c [M, M, B, D], c_{m<-n} at [m, n]; zero where a row lacks what they need."""
+        """g [M, B, D], u [M, B, D] and c [M, M, B, D], c_{m<-n} at [m, n]; zero where a row lacks what they need.
+
+        Rows with bags are encoded one at a time, and with gradients again when their turn comes in the backward pass,
+        so that the memory of a batch is that of its largest row.
+        """
+        if not self.bags:
+            return self._encoded(batch)
+        again = len(batch) > 1
+        rows = [recomputed(self._encoded, batch.take(slice(row, row + 1)), when=again) for row in range(len(batch))]
+        whole, specific, cross = zip(*rows, strict=True)
+        return torch.cat(whole, dim=1), torch.cat(specific, dim=1), torch.cat(cross, dim=2)
+
+    def _encoded(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """What :meth:`forward` gives, of all rows at once; of one row where a modality is a bag."""
         size, count = len(batch), len(self.names)
         nothing = self.whole[0].class_token.new_zeros(size, self.width)
         whole, specific = [nothing] * count, [nothing] * count
         cross = [[nothing] * count for _ in range(count)]
-        tokens: dict[int, Tensor] = {}
+        tokens: dict[int, Tensor | Patches] = {}
         masks: dict[int, Tensor | None] = {}
         for m, rows in owners(batch.availability):
             given, mask = self._tokens(batch, m, rows)
@@ -54,23 +75,49 @@ class MUSTEncoder(nn.Module):
             both = batch.availability[:, m] & batch.availability[:, n]
             if both.any():
                 rows = owner_rows(both)
-                c = attend(tokens[m][rows], tokens[n][rows], take_rows(masks[m], rows), take_rows(masks[n], rows))
+                c = attend(*(take_rows(part, rows) for part in (tokens[m], tokens[n], masks[m], masks[n])))
                 cross[m][n] = put_rows(c, rows, size)
         return torch.stack(whole), torch.stack(specific), torch.stack([torch.stack(row) for row in cross])
 
     def wholes(self, batch: Batch) -> Iterator[tuple[int, Rows, Tensor]]:
         """For each modality in the batch: its index, the rows that own it, and their g [n, D]."""
         for m, rows in owners(batch.availability):
-            tokens, mask = self._tokens(batch, m, rows)
-            yield m, rows, self.whole[m].pool(tokens, mask)
+            if m not in self.bags:
+                yield m, rows, self._whole(batch, m, rows)
+                continue
+            numbers = range(len(batch)) if isinstance(rows, slice) else rows.tolist()
+            parts = [batch.take(slice(row, row + 1)) for row in numbers]
+            again = len(parts) > 1
+            yield m, rows, torch.cat([recomputed(self._whole, part, m, slice(None), when=again) for part in parts])
+
+    def _whole(self, batch: Batch, index: int, rows: Rows) -> Tensor:
+        tokens, mask = self._tokens(batch, index, rows)
+        return self.whole[index].pool(tokens, mask)
 
     def class_token(self, index: int) -> Tensor:
         """[CLS_u] of a modality, [D]: the structural prior of its diffusion model."""
         return self.specific[index].class_token
 
-    def _tokens(self, batch: Batch, index: int, rows: Rows) -> tuple[Tensor, Tensor | None]:
+    def _tokens(self, batch: Batch, index: int, rows: Rows) -> tuple[Tensor | Patches, Tensor | None]:
         name = self.names[index]
-        return self.tokenizers[index](batch.values[name][rows], take_rows(batch.observed.get(name), rows))
+        if index in self.bags:
+            return self.tokenizers[index](batch.values[name][0]), None
+        return self.tokenizers[index](take_rows(batch.values[name], rows), take_rows(batch.observed.get(name), rows))
+
+    def _pooling(self, index: int, settings: MUSTSettings, layers: int) -> TransMIL | ClassTokenAttention:
+        """What sums the tokens of a modality up: TransMIL for bags (supplement)."""
+        dropout = settings.attention_dropout
+        if index in self.bags:
+            return TransMIL(settings.width, settings.heads, settings.landmarks or settings.width // 2, dropout)
+        return ClassTokenAttention(settings.width, settings.heads, layers, dropout, settings.expansion)
+
+    def _cross_pooling(
+        self, m: int, n: int, settings: MUSTSettings
+    ) -> CrossAttentionPooling | BagCrossAttentionPooling:
+        attention = Attention(settings.width, settings.heads)
+        pooling = self._pooling(m, settings, settings.pooling_layers)
+        kind = BagCrossAttentionPooling if self.bags & {m, n} else CrossAttentionPooling
+        return kind(attention, pooling)
 
 
 def owners(availability: Tensor) -> Iterator[tuple[int, Rows]]:

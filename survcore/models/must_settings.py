@@ -20,9 +20,10 @@ class MUSTSettings:
         rank: r of the shared subspace (paper: 64).
         basis: "orthonormal", which makes P idempotent as the paper's algebra needs, or "free" as printed.
         heads: attention heads (CMTA: 8).
-        layers: of the self-attention behind g (CMTA: 2).
+        layers: of the self-attention behind g (CMTA: 2). Bags have TransMIL's two in every place.
         specific_layers: of the self-attention behind u.
         pooling_layers: behind each cross-attention.
+        landmarks: of the Nystrom attention over bags; 0 for half the width (TransMIL).
         expansion: of a feed-forward part in each attention layer; 0 for none (TransMIL's layer has none).
         token_dropout: in the tokenizers (MCAT: .25).
         attention_dropout: behind each attention (TransMIL: .1).
@@ -36,6 +37,8 @@ class MUSTSettings:
         denoiser_prediction: "velocity", or "noise" as in equation 19, see :class:`survcore.diffusion.NoiseSchedule`.
         diffusion_condition: what the denoiser of a modality is trained on: the "shared" part of the row (paper), or the
             part "recovered" from the row's other modalities, which is what it will see where its own is missing.
+        condition_class_token: give the denoiser the class token of u beside the shared part (paper), or the shared part
+            alone (its ablation).
         noise_repeats: noisy versions of each row per training step of the denoisers.
         timesteps: T of the noise schedule.
         eta: of the sampler (paper: 0).
@@ -48,6 +51,7 @@ class MUSTSettings:
     layers: int = 2
     specific_layers: int = 1
     pooling_layers: int = 1
+    landmarks: int = 0
     expansion: int = 0
     token_dropout: float = 0.25
     attention_dropout: float = 0.1
@@ -63,6 +67,7 @@ class MUSTSettings:
     denoiser_attention: str = "prefix"
     denoiser_prediction: str = "velocity"
     diffusion_condition: str = "shared"
+    condition_class_token: bool = True
     noise_repeats: int = 4
     timesteps: int = 1000
     eta: float = 0.0
@@ -86,6 +91,6 @@ class MUSTSettings:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"setting {name!r} must lie in [0, 1), got {getattr(self, name)}")
         weights = ("decomposition_weight", "shared_weight", "orthogonality_weight")
-        for name in ("warm_up_noise", "expansion", "eta", *weights):
+        for name in ("warm_up_noise", "landmarks", "expansion", "eta", *weights):
             if getattr(self, name) < 0:
                 raise ValueError(f"setting {name!r} must not be negative, got {getattr(self, name)}")

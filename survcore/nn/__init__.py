@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from survcore.nn.attention import Attention, AttentionBlock, ClassTokenAttention, CrossAttentionPooling
+from survcore.nn.bag_cross_attention import BagCrossAttentionPooling
 from survcore.nn.feed_forward import feed_forward
+from survcore.nn.patches import Patches
 from survcore.nn.shared_subspace import SharedSubspace, project
-from survcore.nn.tokenizer import GroupTokenizer, TokenProjection, make_tokenizer
+from survcore.nn.tokenizer import GroupTokenizer, PatchProjection, TokenProjection, make_tokenizer
+from survcore.nn.trans_mil import TransMIL
 
 __all__ = [
     "Attention",
     "AttentionBlock",
+    "BagCrossAttentionPooling",
     "ClassTokenAttention",
     "CrossAttentionPooling",
     "GroupTokenizer",
+    "PatchProjection",
+    "Patches",
     "SharedSubspace",
     "TokenProjection",
+    "TransMIL",
     "feed_forward",
     "make_tokenizer",
     "project",

@@ -23,13 +23,13 @@ class Attention(nn.Module):
 
     def forward(self, queries: Tensor, context: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Attend from queries [B, Q, D] to context [B, T, D]; the key mask [B, T] is True where a token exists."""
-        query = self._heads(self.query(queries))
+        query = self.heads_of(self.query(queries))
         key, value = self.key_value(context).chunk(2, dim=-1)
         mask = None if key_mask is None else key_mask[:, None, None, :]
-        mixed = functional.scaled_dot_product_attention(query, self._heads(key), self._heads(value), attn_mask=mask)
+        mixed = functional.scaled_dot_product_attention(query, self.heads_of(key), self.heads_of(value), attn_mask=mask)
         return self.output(mixed.transpose(1, 2).flatten(2))
 
-    def _heads(self, rows: Tensor) -> Tensor:
+    def heads_of(self, rows: Tensor) -> Tensor:
         """[B, T, D] -> [B, heads, T, D / heads]."""
         return rows.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
@@ -92,10 +92,10 @@ class ClassTokenAttention(nn.Module):
 class CrossAttentionPooling(nn.Module):
     """Tokens of one modality attend to those of another; a class token pools what they found (MUST, section 3.2)."""
 
-    def __init__(self, width: int, heads: int, layers: int, dropout: float = 0.0, expansion: int = 0) -> None:
+    def __init__(self, attention: Attention, pooling: ClassTokenAttention) -> None:
         super().__init__()
-        self.attention = Attention(width, heads)
-        self.pooling = ClassTokenAttention(width, heads, layers, dropout, expansion)
+        self.attention = attention
+        self.pooling = pooling
 
     def forward(
         self, queries: Tensor, context: Tensor, query_mask: Tensor | None = None, context_mask: Tensor | None = None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from torch import Tensor
 
 Rows = Tensor | slice
+Values = TypeVar("Values")
 
 
 def owner_rows(mask: Tensor) -> Rows:
@@ -12,9 +15,9 @@ def owner_rows(mask: Tensor) -> Rows:
     return slice(None) if bool(mask.all()) else mask.nonzero().squeeze(1)
 
 
-def take_rows(values: Tensor | None, rows: Rows) -> Tensor | None:
-    """Rows of a tensor that may not be there."""
-    return None if values is None else values[rows]
+def take_rows(values: Values, rows: Rows) -> Values:
+    """Rows of something that may not be there; a slice means every row."""
+    return values if values is None or isinstance(rows, slice) else values[rows]
 
 
 def take_keys(row_key: Tensor, rows: Rows) -> Tensor:
@@ -22,8 +25,8 @@ def take_keys(row_key: Tensor, rows: Rows) -> Tensor:
     return row_key[rows if isinstance(rows, slice) else rows.to(row_key.device)]
 
 
-def put_rows(values: Tensor | None, rows: Rows, size: int) -> Tensor | None:
-    """[n, ...] to [size, ...]: the given rows in their places, zeros elsewhere."""
+def put_rows(values: Values, rows: Rows, size: int) -> Values:
+    """[n, ...] to [size, ...]: the given rows in their places, zeros elsewhere; a slice means every row."""
     if values is None or isinstance(rows, slice):
         return values
     return values.new_zeros((size, *values.shape[1:])).index_copy(0, rows, values)

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from survcore.batch import ModalityInput
 from survcore.nn.feed_forward import feed_forward
+from survcore.nn.patches import Patches, lay_out
+from survcore.nn.pieces import RECOMPUTE_ABOVE, recomputed
 
 
 class GroupTokenizer(nn.Module):
@@ -57,8 +60,33 @@ class TokenProjection(nn.Module):
         return self.projection(values), observed
 
 
+class PatchProjection(nn.Module):
+    """Linear, ReLU and dropout over the patches of one bag (TransMIL, MCAT).
+
+    Args:
+        features: per patch, as given.
+        width: D, features per token.
+        dropout: behind the ReLU.
+    """
+
+    def __init__(self, features: int, width: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.projection = nn.Linear(features, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, bag: Tensor) -> Patches:
+        """Tokens of a bag [N, features] of any floating dtype, N >= 1; it is widened piece by piece."""
+        again = len(bag) > RECOMPUTE_ABOVE
+        return lay_out(
+            len(bag), bag.device, lambda start, stop: recomputed(self._embedded, bag[start:stop], when=again)
+        )
+
+    def _embedded(self, patches: Tensor) -> Tensor:
+        return self.dropout(functional.relu(self.projection(patches.to(self.projection.weight.dtype))))
+
+
 def make_tokenizer(modality: ModalityInput, width: int, dropout: float = 0.0) -> nn.Module:
-    """The tokenizer of a modality: grouped columns, one token for a plain table, or a projection of token arrays.
+    """The tokenizer of a modality: grouped columns, one token for a plain table, a projection of token arrays or bags.
 
     Raises:
         ValueError: the modality's kind has no tokens.
@@ -69,4 +97,6 @@ def make_tokenizer(modality: ModalityInput, width: int, dropout: float = 0.0) ->
         return GroupTokenizer([columns for _, columns in modality.groups], width, dropout)
     if modality.kind == "tokens":
         return TokenProjection(modality.width, width)
+    if modality.kind == "bag":
+        return PatchProjection(modality.width, width, dropout)
     raise ValueError(f"no tokenizer for modality {modality.name!r} of kind {modality.kind!r}")

@@ -1,0 +1,61 @@
+"""Large bags piece by piece: what bounds the memory of a layer, at inference and in training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+# Rows whose intermediate values fit a core's cache; a GPU wants fewer, larger pieces.
+_PIECE = {"cpu": 2_048}
+_PIECE_ELSEWHERE = 65_536
+# Below this the intermediate values of a bag's layers are kept for the gradient; above they are computed twice.
+RECOMPUTE_ABOVE = 16_384
+
+
+def piece_rows(device: torch.device) -> int:
+    """Rows of a bag to work on at a time."""
+    return _PIECE.get(device.type, _PIECE_ELSEWHERE)
+
+
+def recomputed(function: Callable[..., Any], *arguments: Any, when: bool) -> Any:
+    """``function(*arguments)``; ``when`` set, a gradient computes it again instead of keeping its intermediate values.
+
+    Random draws inside are the same both times.
+    """
+    if when and torch.is_grad_enabled():
+        return checkpoint(function, *arguments, use_reentrant=False)
+    return function(*arguments)
+
+
+def merge_attended(
+    sums: Tensor | None, weights: Tensor | None, more: Tensor, more_weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Attention over two sets of keys from attention over each.
+
+    Args:
+        sums, weights: attended values [..., Q, d] and the log of the summed weights [..., Q] of the first set, or None.
+        more, more_weights: the same of the second set.
+    """
+    if sums is None or weights is None:
+        return more, more_weights
+    total = torch.logaddexp(weights, more_weights)
+    return (
+        sums * (weights - total).exp().unsqueeze(-1) + more * (more_weights - total).exp().unsqueeze(-1),
+        total,
+    )
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Attended values [..., Q, d] and the log of the summed weights [..., Q], for :func:`merge_attended`.
+
+    ``query`` [..., Q, d] is scaled already; ``key`` and ``value`` are [..., n, d].
+    """
+    scores = query @ key.transpose(-1, -2)
+    highest = scores.amax(-1, keepdim=True).detach()
+    weights = (scores - highest).exp()
+    total = weights.sum(-1, keepdim=True)
+    return weights @ value / total, (highest + total.log()).squeeze(-1)
