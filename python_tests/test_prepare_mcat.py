@@ -80,6 +80,27 @@ def test_ucec_works_without_rna_and_without_slides(real_data):
     assert any("0 rnaseq" in fact for fact in facts)
 
 
+@pytest.mark.parametrize(
+    ("name", "patients", "deaths", "widths", "tokens"),
+    [("blca", 373, 169, [1554, 256, 371], [6, 7, 7]), ("gbmlgg", 569, 187, [1544, 30, 16], [6, 5, 5])],
+)
+def test_three_assays_are_three_modalities(real_data, name, patients, deaths, widths, tokens):
+    cohort, _ = prepare_mcat(**paths(real_data, name), assays=True)
+    assert len(cohort) == patients and cohort.endpoint("OS").event.sum() == deaths
+    assert list(cohort.modalities) == ["rna", "cnv", "snv"] and cohort.availability.all()
+    assert [modality.spec.width for modality in cohort.modalities.values()] == widths
+    assert [len(modality.spec.groups) for modality in cohort.modalities.values()] == tokens
+    assert set(np.unique(cohort.fold)) == set(range(5))
+    for modality, suffix in zip(cohort.modalities.values(), ("rnaseq", "cnv", "mut"), strict=True):
+        assert all(column.endswith(f"_{suffix}") for column in modality.spec.columns)
+
+
+def test_ucec_has_two_assays(real_data):
+    cohort, facts = prepare_mcat(**paths(real_data, "ucec"), assays=True)
+    assert list(cohort.modalities) == ["cnv", "snv"]
+    assert any(fact.startswith("rna: no column ends in _rnaseq") for fact in facts)
+
+
 @pytest.fixture
 def tiny(tmp_path):
     """Four patients, one with two slides; two families that share a gene; five slides of four patients."""
@@ -157,6 +178,30 @@ def test_a_small_table_by_hand(tiny):
     assert everyone.modalities["omics"].spec.columns == ("G1_rnaseq", "G1_cnv", "G2_mut")
 
 
+def test_assays_of_a_small_table_by_hand(tiny):
+    cohort, facts = prepare_mcat(**tiny, assays=True)
+    assert list(cohort.modalities) == ["slide", "rna", "cnv", "snv"]
+    assert {name: dict(cohort.modalities[name].spec.groups) for name in ("rna", "cnv", "snv")} == {
+        "rna": {"One": ("G1_rnaseq",)},
+        "cnv": {"One": ("G1_cnv",)},
+        "snv": {"One": ("G2_mut",), "Two": ("G2_mut",), "Other columns": ("LONE_mut",)},
+    }
+    np.testing.assert_array_equal(cohort.modalities["cnv"].table[:, 0], [-2, 0, 2])
+    assert "cnv: family 'Two' has no column in the table and is left out" in facts
+
+    edit(tiny["omics_table"], lambda table: table.drop(columns=["G1_cnv", "G2_mut"]))
+    cohort, facts = prepare_mcat(**tiny, assays=True, rest="drop")
+    assert list(cohort.modalities) == ["slide", "rna"]
+    assert any(fact.startswith("cnv: no column ends in _cnv") for fact in facts)
+    assert any(fact.startswith("snv tokens: none, so it is left out") for fact in facts)
+
+    edit(
+        tiny["omics_table"], lambda table: table.assign(G1_rnaseq=[np.nan, 0.2, 0.2, 0.3, 0.4], G1_cnv=[1, 0, 0, 2, 1])
+    )
+    cohort, _ = prepare_mcat(**tiny, assays=True)
+    assert cohort.availability[:, list(cohort.modalities).index("rna")].tolist() == [False, True, True]
+
+
 def test_features_that_carry_the_outcome_are_refused(tiny):
     with pytest.raises(DataError, match="carry the outcome.*'os_time'"):
         prepare_mcat(**tiny, slide_columns="_HE$|^os")
@@ -172,6 +217,7 @@ def test_features_that_carry_the_outcome_are_refused(tiny):
         ("omics_table", lambda table: table.assign(censorship=2), "0 .death. or 1 .censored., got 2 for 'A'"),
         ("omics_table", lambda table: table.assign(G1_cnv=range(5)), "patient 'B' has different values of 'G1_cnv'"),
         ("omics_table", lambda table: table.assign(G1_cnv=list("abbcd")), "must hold numbers; 'G1_cnv'"),
+        ("omics_table", lambda table: table.rename(columns={"G9": "G1_cnv"}), "duplicate column 'G1_cnv'"),
         ("signatures", lambda table: table[["Nobody"]], "none of the families"),
         ("folds", lambda table: table[table["case_id"] != "C"], "1 patient of cohort 'tiny' without fold: 'C'"),
         ("folds", lambda table: table.assign(cohort="luad"), "no cohort 'tiny_table' among luad"),

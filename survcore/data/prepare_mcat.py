@@ -7,31 +7,21 @@ patient's slides, ``survival_months``, and ``censorship``, in which 1 means cens
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from survcore.data.leaks import outcome_columns
 from survcore.data.messages import counted, listed
+from survcore.data.prepare_shared import PublishedCohort, read_published, refuse_outcomes
 from survcore.data.slide_features import SlideFeatures, read_slide_features
 from survcore.errors import DataError
 
-if TYPE_CHECKING:
-    from survcore.data.cohort import Cohort
-
-OMICS_SUFFIXES = ("rnaseq", "cnv", "mut")
+ASSAYS = {"rna": "rnaseq", "cnv": "cnv", "snv": "mut"}
+OMICS_SUFFIXES = tuple(ASSAYS.values())
 REST = ("token", "drop")
 _REST_TOKEN = "Other columns"
 _REQUIRED = ("case_id", "survival_months", "censorship")
 _CLINICAL = {"slide_id", "age", "site", "is_female", "oncotree_code", "train", *_REQUIRED}
-
-
-class McatTables(NamedTuple):
-    """The cohort, and what a reader should know about how it came about, one line each."""
-
-    cohort: Cohort
-    facts: list[str]
 
 
 def prepare_mcat(
@@ -42,14 +32,16 @@ def prepare_mcat(
     slide_features: str | Path | None = None,
     name: str | None = None,
     rest: str = "token",
+    assays: bool = False,
     keep_incomplete: bool = False,
     slide_columns: str | None = None,
     slide_names: str | Path | None = None,
-) -> McatTables:
+) -> PublishedCohort:
     """Read an MCAT or PORPOISE omics table, its gene families and folds, and slide features of the same patients.
 
     Modality "omics": one token per gene family of ``signatures`` (families overlap) and one for the columns outside
-    all families. Modality "slide": see :func:`survcore.data.slide_features.read_slide_features`. Endpoint "OS" in
+    all families; or by assay the modalities "rna", "cnv" and "snv", each with such tokens of its own columns, as far as
+    the table has them. Modality "slide": see :func:`survcore.data.slide_features.read_slide_features`. Endpoint "OS" in
     months; a patient's fold is the published ``val_fold``, its test fold. Clinical columns are not read.
 
     Args:
@@ -59,6 +51,7 @@ def prepare_mcat(
         slide_features: csv or parquet with one row per slide or patient.
         name: name of the cohort, which picks its lines of ``folds``; by default how ``omics_table``'s file name starts.
         rest: the columns outside all families become a "token", or "drop".
+        assays: the modalities "rna", "cnv", "snv" in place of "omics".
         keep_incomplete: keep patients that lack slide features. Those without omics have no outcome here and are never
             kept.
         slide_columns: regular expression that picks the slide features; by default names that end in _HE or _FFPE.
@@ -75,8 +68,11 @@ def prepare_mcat(
 
     omics_table = Path(omics_table)
     patients, columns, facts = _read_omics(omics_table)
-    groups = {"omics": _family_tokens(columns, Path(signatures), rest, facts)}
-    kinds, transforms, frames = {"omics": "tokens"}, {}, {}
+    parts = _by_assay(columns, facts) if assays else {"omics": columns}
+    families = _families(Path(signatures), columns)
+    tokens = {part: _family_tokens(part, members, families, rest, facts) for part, members in parts.items()}
+    groups = {part: named for part, named in tokens.items() if named}
+    kinds, transforms, frames = dict.fromkeys(groups, "tokens"), {}, {}
     if slide_features is not None:
         slides = read_slide_features(slide_features, columns=slide_columns, names=slide_names)
         facts += slides.facts
@@ -86,8 +82,10 @@ def prepare_mcat(
         transforms["slide"] = slides.transform
         if slides.groups:
             groups["slide"] = slides.groups
-    grouped = {column for token in groups["omics"].values() for column in token}
-    frames["omics"] = patients[[column for column in columns if column in grouped]]
+    for part, named in tokens.items():
+        grouped = {column for members in named.values() for column in members}
+        if grouped:
+            frames[part] = patients[[column for column in columns if column in grouped]]
     outcomes = pd.DataFrame({"OS_time": patients["survival_months"], "OS_event": 1 - patients["censorship"]})
     name = name or omics_table.name.split(".")[0]
     if folds is not None:
@@ -100,21 +98,19 @@ def prepare_mcat(
     cohort = Cohort.from_frames(
         frames, outcomes, time_unit="months", kinds=kinds, groups=groups, transforms=transforms, name=name
     )
-    return McatTables(cohort, facts)
+    return PublishedCohort(cohort, facts)
 
 
 def _read_omics(path: Path) -> tuple[pd.DataFrame, list[str], list[str]]:
     """One row per patient (index case_id), the omics columns in file order, and facts."""
-    slides = pd.read_csv(path)
+    slides = read_published(path)
     absent = [column for column in _REQUIRED if column not in slides]
     if absent:
         raise DataError(f"{path}: expected columns {', '.join(_REQUIRED)}; {listed(absent)} absent")
     columns = [column for column in slides if column.rpartition("_")[2] in OMICS_SUFFIXES and column.rpartition("_")[0]]
     if not columns:
         raise DataError(f"{path}: no column ends in {', '.join('_' + suffix for suffix in OMICS_SUFFIXES)}")
-    leaks = outcome_columns(columns)
-    if leaks:
-        raise DataError(f"{path}: columns that carry the outcome cannot be features: {listed(leaks)}")
+    refuse_outcomes(columns, path)
     _check_omics_values(slides, columns, path)
     slides["case_id"] = slides["case_id"].astype(str)
     patients = slides.drop_duplicates("case_id").set_index("case_id")
@@ -161,27 +157,43 @@ def _check_repeats(slides: pd.DataFrame, columns: list[str], path: Path) -> None
         )
 
 
-def _family_tokens(columns: list[str], signatures: Path, rest: str, facts: list[str]) -> dict[str, list[str]]:
+def _by_assay(columns: list[str], facts: list[str]) -> dict[str, list[str]]:
+    """The columns of each assay that the table has."""
+    parts = {assay: [column for column in columns if column.endswith(f"_{ASSAYS[assay]}")] for assay in ASSAYS}
+    for assay, members in parts.items():
+        if not members:
+            facts.append(f"{assay}: no column ends in _{ASSAYS[assay]}; the cohort is without this modality")
+    return {assay: members for assay, members in parts.items() if members}
+
+
+def _families(signatures: Path, columns: list[str]) -> dict[str, set[str]]:
+    """The genes of each family; DataError where no family has a gene of the table."""
+    table = read_published(signatures, dtype=str)
+    families = {family: set(table[family].dropna().str.strip()) for family in table}
+    if not set().union(*families.values()) & {column.rpartition("_")[0] for column in columns}:
+        raise DataError(f"{signatures}: none of the families {listed(families)} names a gene of the table")
+    return families
+
+
+def _family_tokens(
+    part: str, columns: list[str], families: dict[str, set[str]], rest: str, facts: list[str]
+) -> dict[str, list[str]]:
     """Token name to columns: the gene families that have any, then the columns outside all of them."""
-    families = pd.read_csv(signatures, dtype=str)
     tokens: dict[str, list[str]] = {}
-    for family in families:
-        genes = set(families[family].dropna().str.strip())
+    for family, genes in families.items():
         members = [column for column in columns if column.rpartition("_")[0] in genes]
         if members:
             tokens[family] = members
         else:
-            facts.append(f"omics: family {family!r} has no column in the table and is left out")
-    if not tokens:
-        raise DataError(f"{signatures}: none of the families {listed(families)} names a gene of the table")
+            facts.append(f"{part}: family {family!r} has no column in the table and is left out")
     covered = {column for members in tokens.values() for column in members}
     outside = [column for column in columns if column not in covered]
     if outside and rest == "token":
         tokens[_REST_TOKEN] = outside
-    sizes = ", ".join(f"{token} {len(members)}" for token, members in tokens.items())
-    facts.append(f"omics tokens: {sizes}; families overlap and cover {len(covered)} of {len(columns)} columns")
+    sizes = ", ".join(f"{token} {len(members)}" for token, members in tokens.items()) or "none, so it is left out"
+    facts.append(f"{part} tokens: {sizes}; families overlap and cover {len(covered)} of {len(columns)} columns")
     if outside and rest == "drop":
-        facts.append(f"omics: {counted(len(outside), 'column')} outside all families dropped")
+        facts.append(f"{part}: {counted(len(outside), 'column')} outside all families dropped")
     return tokens
 
 
@@ -202,7 +214,7 @@ def _joined(patients: pd.DataFrame, slides: SlideFeatures, keep_incomplete: bool
 
 def _read_folds(path: Path, name: str, patients: pd.Index) -> tuple[str, pd.Series]:
     """The cohort of the folds file that ``name`` starts with, and the test fold of each patient."""
-    table = pd.read_csv(path, dtype={"cohort": str, "case_id": str})
+    table = read_published(path, dtype={"cohort": str, "case_id": str})
     absent = [column for column in ("cohort", "case_id", "val_fold") if column not in table]
     if absent:
         raise DataError(f"{path}: expected columns cohort, case_id, val_fold; {listed(absent)} absent")
