@@ -20,8 +20,9 @@ import survcore
 from survcore.cli import main
 
 COMMANDS = [
-    ["demo"], ["train"], ["evaluate"], ["predict"], ["info"], ["data"], ["data", "show"], ["data", "prepare"],
-    ["data", "prepare", "mcat"], ["bench"], ["bench", "run"],
+    ["demo"], ["train"], ["evaluate"], ["ablate"], ["predict"], ["info"], ["data"], ["data", "show"],
+    ["data", "prepare"], ["data", "prepare", "mcat"], ["data", "prepare", "prefixed"], ["data", "prepare", "assays"],
+    ["bench"], ["bench", "run"],
 ]  # fmt: skip
 
 
@@ -98,6 +99,7 @@ def test_predict_for_patients_with_missing_modalities(trained, folder, tmp_path)
     table = pd.read_csv(tmp_path / "risks.csv", index_col="row_id", keep_default_na=False)
     assert list(table.columns) == [
         "risk",
+        "risk_spread",
         "median_survival",
         "survival_6",
         "survival_24",
@@ -122,6 +124,11 @@ def test_predict_for_patients_with_missing_modalities(trained, folder, tmp_path)
         (["predict", "{trained}", "{folder}", "--out", "{tmp}/out", "--draws", "0"], "draws"),
         (["train", "must", "{folder}", "--out", "{tmp}/out", "--device", "cuda:99"], "CUDA devices"),
         (["train", "must", "{folder}", "--out", "{tmp}/out", "--device", "tpu"], "cpu or cuda"),
+        (["train", "must", "{folder}", "--out", "{tmp}/out", "--set", "model.rank=big"], "model.rank"),
+        (["evaluate", "must", "{folder}", "--out", "{tmp}/out", "--set", "rank"], "KEY=VALUE"),
+        (["evaluate", "must", "{folder}", "--out", "{tmp}/out", "--training-missing", "1.5"], "between 0 and 1"),
+        (["evaluate", "must", "{folder}", "--out", "{tmp}/out", "--training-missing", "mri=0.2"], "no modality 'mri'"),
+        (["ablate", "must", "{folder}", "depth", "--out", "{tmp}/out"], "unknown ablation: depth"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_leaves_nothing(arguments, message, folder, trained, tmp_path):

@@ -17,9 +17,12 @@ from survcore.data import Cohort
 from survcore.draws import row_normal
 from survcore.errors import CheckpointError, DataError
 from survcore.models.base import Completed, Encoded, Losses, System
+from survcore.models.must_settings import MUSTSettings
+from survcore.models.settings import read_settings
 from survcore.training import loop
+from survcore.training.changes import read_changes
 from survcore.training.fit import training_parts
-from survcore.training.recipe import Recipe, load_recipe
+from survcore.training.recipe import Recipe, load_ablation, load_recipe
 
 
 class Linear(System):
@@ -176,6 +179,51 @@ def test_resume_equals_an_undisturbed_run(cohort, tmp_path, monkeypatch, system,
     assert (tmp_path / "whole/history.csv").read_text() == (tmp_path / "broken/history.csv").read_text()
     weights = "model/model.safetensors"
     assert (tmp_path / "whole" / weights).read_bytes() == (tmp_path / "broken" / weights).read_bytes()
+
+
+@pytest.mark.parametrize("kill_after", [1, 3])
+def test_resume_with_a_skipped_stage_before_and_between(cohort, tmp_path, monkeypatch, kill_after):
+    """Three stages of which the first, or the middle one, has no epochs; killed in either of the others."""
+    for skipped in ("warm_up", "joint"):
+        plan = load_recipe("must", changes=merged_stage(skipped, 0))
+        whole = survcore.fit("must", cohort, recipe=plan, out=tmp_path / skipped / "whole")
+        left = [name for name in ("warm_up", "joint", "diffusion") if name != skipped]
+        history = pd.read_csv(tmp_path / skipped / "whole" / "history.csv")
+        assert list(history["stage"]) == [name for name in left for _ in range(2)]
+        advance, epochs = loop.Progress.advance, iter(range(99))
+
+        def killing(self, row, epochs=epochs, advance=advance):
+            advance(self, row)
+            if next(epochs) == kill_after:
+                raise Killed
+
+        monkeypatch.setattr(loop.Progress, "advance", killing)
+        with pytest.raises(Killed):
+            survcore.fit("must", cohort, recipe=plan, out=tmp_path / skipped / "broken")
+        monkeypatch.setattr(loop.Progress, "advance", advance)
+        resumed = survcore.fit("must", cohort, recipe=plan, out=tmp_path / skipped / "broken", resume=True)
+        assert same_weights(whole.system, resumed.system)
+
+
+def merged_stage(name: str, epochs: int) -> dict:
+    return {**TINY_MUST, "stages": {**TINY_MUST["stages"], name: {**TINY_MUST["stages"][name], "epochs": epochs}}}
+
+
+def test_a_skipped_stage_leaves_its_weights_alone(cohort):
+    plan = recipe(main={"epochs": 2}, scale={"epochs": 0})
+    assert torch.equal(survcore.fit("linear", cohort, recipe=plan).system.scale, torch.zeros(4))
+    trained = survcore.fit("linear", cohort, recipe=recipe(main={"epochs": 0})).system
+    fresh = survcore.fit("linear", cohort, recipe=recipe(main={"epochs": 0}, scale={"epochs": 0})).system
+    assert torch.equal(trained.head.weight, fresh.head.weight) and not torch.equal(trained.scale, fresh.scale)
+    assert not fresh.training
+
+
+def test_without_the_diffusion_stage_nothing_is_filled_in(cohort):
+    predictor = survcore.fit("must", cohort, changes=merged_stage("diffusion", 0))
+    complete = cohort.where(has=["a", "b"])
+    assert np.isfinite(predictor.predict(complete)["risk"]).all()
+    with pytest.raises(DataError, match="'b' is absent in .* the stage 'diffusion' has not run"):
+        predictor.predict(complete.without("b"))
 
 
 def test_resume_of_a_finished_run_returns_its_model(cohort, tmp_path):
@@ -402,8 +450,10 @@ def test_imputed_entries_and_restricted_mean_are_reported(cohort):
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        ({"epochs": 0}, "epochs must be a whole number from 1"),
-        ({"epochs": "2"}, "epochs must be a whole number"),
+        ({"epochs": -1}, "epochs must be a whole number from 0"),
+        ({"epochs": 1.5}, "epochs must be a whole number"),
+        ({"epochs": "2"}, "'stages.joint.epochs' must be a number, got '2'"),
+        ({"cached": 1}, "cached must be true or false"),
         ({"batch_size": 0}, "batch_size"),
         ({"accumulate": 0}, "accumulate"),
         ({"learning_rate": -1.0}, "learning_rate"),
@@ -441,3 +491,65 @@ def test_quick_recipe_is_shorter():
     full, quick = load_recipe("must"), load_recipe("must", quick=True)
     assert sum(stage.epochs for stage in quick.stages.values()) < sum(stage.epochs for stage in full.stages.values())
     assert full.model == quick.model
+
+
+def test_changes_are_read_from_texts():
+    entries = ["model.rank=16", "model.basis = free", "stages.joint.learning_rate=1e-3", "model.rank=32"]
+    expected = {"model": {"rank": 32, "basis": "free"}, "stages": {"joint": {"learning_rate": 1e-3}}}
+    assert read_changes(entries) == expected
+    assert read_changes(['a="two words"', "b=true", "c=[1, 2]", "d=velocity"]) == {
+        "a": "two words", "b": True, "c": [1, 2], "d": "velocity",
+    }  # fmt: skip
+    plan = load_recipe("must", changes=read_changes([*entries, "training.validation_fraction=0.2"]))
+    assert (plan.model["rank"], plan.validation_fraction, plan.stages["joint"].learning_rate) == (32, 0.2, 1e-3)
+    assert plan.stages["joint"].epochs == load_recipe("must").stages["joint"].epochs
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (["model.rank"], "KEY=VALUE .* got 'model.rank'"),
+        (["model..rank=3"], "KEY=VALUE"),
+        (["model.basis=free basis"], "'model.basis' is not TOML"),
+        (["model.rank=1\nwidth=2"], "'model.rank' must be one value"),
+        (["model=1", "model.rank=2"], "'model.rank' lies inside 'model'"),
+        (["model.rank=2", "model=1"], "'model' is a table"),
+        (["model=1"], "'model' must be a table, got 1"),
+        (["stages.joint=1"], "'stages.joint' must be a table"),
+        (["model.rank=many"], "'model.rank' must be a number, got 'many'"),
+        (["training.validation_fraction=some"], "'training.validation_fraction' must be a number"),
+        (["preprocess.clip=true"], "'preprocess.clip' must be a number"),
+        (["stages.joint.epoch=3"], r"\[stages.joint\]: epoch;"),
+        (["quick.model.rank=3"], "unknown table: quick"),
+    ],
+)
+def test_bad_changes_name_the_key(entries, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe("must", changes=read_changes(entries))
+
+
+@pytest.mark.parametrize("name", ["rank", "warm_up", "condition", "losses", "printed"])
+def test_packaged_ablations_are_changes_that_must_takes(name):
+    own = load_recipe("must")
+    assert "ablations" not in own.state()
+    variants = load_ablation("must", name)
+    for changes in variants.values():
+        read_settings(MUSTSettings, load_recipe("must", changes=changes).model, "must")
+    same = [variant for variant, changes in variants.items() if load_recipe("must", changes=changes) == own]
+    assert same == (["rank_64"] if name == "rank" else [])
+
+
+def test_ablations_that_cannot_be_are_named(tmp_path):
+    with pytest.raises(ValueError, match="unknown ablation: depth; expected one of condition, losses"):
+        load_ablation("must", "depth")
+    for text, message in {
+        "": "no ablations",
+        "[ablations]\nrank = 3": "'rank'|table of variants",
+        "[ablations.rank]\ndefault = { model.rank = 3 }": "not 'default'",
+        "[ablations.rank]\n'../out' = { model.rank = 3 }": "letters, digits",
+        "[ablations.rank]\nsmall = 3": "expected changes",
+        "[ablations.rank]\nsmall = { modle.rank = 3 }": "unknown table in .*'small': modle",
+    }.items():
+        (tmp_path / "own.toml").write_text(f'system = "must"\n{text}')
+        with pytest.raises(ValueError, match=message):
+            load_ablation("must", "rank", path=tmp_path / "own.toml")

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from survcore.cli_data import data
+from survcore.cli_options import cohort_folder, out_folder
 from survcore.errors import CheckpointError, DataError
 
 # What a user can cause; anything else is a defect and keeps its traceback.
@@ -62,6 +64,13 @@ _recipe = click.option(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A TOML recipe instead of the packaged one.",
 )
+_settings = click.option(
+    "--set", "settings", metavar="KEY=VALUE", multiple=True,
+    help="Change a value of the recipe, e.g. model.rank=16 or stages.joint.epochs=10 (repeatable; VALUE as in TOML).",
+)  # fmt: skip
+_resume_folds = click.option(
+    "--resume", is_flag=True, help="Keep the folds that a broken-off run in --out has finished."
+)
 _device = click.option(
     "--device",
     default="cpu",
@@ -69,10 +78,6 @@ _device = click.option(
     callback=lambda *given: _known_device(given[-1]),
     help="cpu or cuda:N.",
 )
-_out_folder = click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the results."
-)
-_cohort = click.argument("cohort", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
 
 @main.command()
@@ -97,29 +102,30 @@ def demo(quick: bool, out: Path, seed: int) -> None:
 
 @main.command()
 @click.argument("system")
-@_cohort
-@_out_folder
+@cohort_folder
+@out_folder
 @click.option("--fold", type=int, help="Leave this fold out (the fold column of the cohort).")
 @click.option("--resume", is_flag=True, help="Go on from the last epoch of a run that was broken off in --out.")
 @_endpoint
 @_recipe
 @_quick
+@_settings
 @_seed
 @_device
 def train(
     system: str, cohort: Path, out: Path, fold: int | None, resume: bool, endpoint: str | None, recipe: Path | None,
-    quick: bool, seed: int, device: str,
+    quick: bool, settings: tuple[str, ...], seed: int, device: str,
 ) -> None:  # fmt: skip
     """Train SYSTEM (e.g. must) on the cohort folder COHORT and write the model to --out/model.
 
     A checkpoint is kept in --out after every epoch; after a kill, the same command with --resume goes on from there.
     """
     from survcore.data import Cohort
-    from survcore.training import fit, load_recipe
+    from survcore.training import fit, load_recipe, read_changes
 
+    plan = load_recipe(system, path=recipe, quick=quick, changes=read_changes(settings))
     patients = Cohort.from_folder(cohort)
     click.echo(patients.summary())
-    plan = load_recipe(system, path=recipe, quick=quick)
     predictor = fit(
         system, patients, endpoint=endpoint, fold=fold, recipe=plan, seed=seed, out=out, resume=resume, device=device
     )
@@ -142,43 +148,84 @@ def _say_test_index(predictor: Any, patients: Any, fold: int, seed: int) -> None
 
 @main.command()
 @click.argument("system")
-@_cohort
-@_out_folder
-@click.option("--resume", is_flag=True, help="Keep the folds that a broken-off run in --out has finished.")
+@cohort_folder
+@out_folder
+@_resume_folds
+@click.option(
+    "--training-missing", metavar="SHARE", multiple=True,
+    help="Share of the training patients that lack one modality, e.g. 0.2; or NAME=SHARE (repeatable): that lack NAME.",
+)  # fmt: skip
+@click.option("--rivals/--no-rivals", default=True, help="Train unimodal versions and ridge Cox beside SYSTEM, or not.")
 @_endpoint
 @_recipe
 @_quick
+@_settings
 @_seed
 def evaluate(
-    system: str,
-    cohort: Path,
-    out: Path,
-    resume: bool,
-    endpoint: str | None,
-    recipe: Path | None,
-    quick: bool,
-    seed: int,
-) -> None:
+    system: str, cohort: Path, out: Path, resume: bool, training_missing: tuple[str, ...], rivals: bool,
+    endpoint: str | None, recipe: Path | None, quick: bool, settings: tuple[str, ...], seed: int,
+) -> None:  # fmt: skip
     """Cross-validate SYSTEM on the cohort folder COHORT beside its unimodal versions and ridge Cox.
 
     Every fold is tested complete and with each modality missing (own fill-in, zeros, training mean). Writes
-    metrics.csv, predictions.csv, report.md with versions and seeds, a figure, and the models of the folds.
+    metrics.csv, predictions.csv, report.md with versions and seeds, figures, and the models of the folds.
     """
     from survcore.data import Cohort
     from survcore.evaluation import evaluate as run_evaluation
-    from survcore.training import load_recipe
+    from survcore.evaluation import read_training_missing
+    from survcore.training import load_recipe, read_changes
 
+    plan = load_recipe(system, path=recipe, quick=quick, changes=read_changes(settings))
+    missing = read_training_missing(training_missing)
     patients = Cohort.from_folder(cohort)
     click.echo(patients.summary())
-    plan = load_recipe(system, path=recipe, quick=quick)
-    result = run_evaluation(system, patients, out=out, endpoint=endpoint, recipe=plan, seed=seed, resume=resume)
+    result = run_evaluation(
+        system, patients, out=out, endpoint=endpoint, recipe=plan, training_missing=missing, rivals=rivals, seed=seed,
+        resume=resume,
+    )  # fmt: skip
     click.echo(result.summary().to_string(float_format=lambda value: f"{value:.3f}"))
     click.echo(f"{result.facts['seconds'] / 60:.1f} minutes; report in {out / 'report.md'}")
 
 
 @main.command()
+@click.argument("system")
+@cohort_folder
+@click.argument("name")
+@out_folder
+@click.option(
+    "--default", "finished", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Finished evaluation of the same recipe, cohort and seed to compare with, instead of training the default.",
+)  # fmt: skip
+@_resume_folds
+@_endpoint
+@_recipe
+@_quick
+@_settings
+@_seed
+def ablate(
+    system: str, cohort: Path, name: str, out: Path, finished: Path | None, resume: bool, endpoint: str | None,
+    recipe: Path | None, quick: bool, settings: tuple[str, ...], seed: int,
+) -> None:  # fmt: skip
+    """Cross-validate SYSTEM on COHORT with its own values and every variant of the ablation NAME.
+
+    NAME is a table of [ablations] in the recipe; those of must are rank, warm_up, condition, losses and printed. Writes
+    ablation.csv, ablation.md with paired differences to the default, and one evaluation per variant.
+    """
+    from survcore.data import Cohort
+    from survcore.evaluation import ablate as run_ablation
+    from survcore.training import read_changes
+
+    table = run_ablation(
+        system, Cohort.from_folder(cohort), name, out=out, default=finished, path=recipe, quick=quick,
+        changes=read_changes(settings), endpoint=endpoint, seed=seed, resume=resume, say=click.echo,
+    )  # fmt: skip
+    click.echo(table.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.3f}"))
+    click.echo(f"report in {out / 'ablation.md'}")
+
+
+@main.command()
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@_cohort
+@cohort_folder
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="CSV file to write.")
 @click.option(
     "--fill", type=click.Choice(["own", "zeros", "mean"]), default="own", show_default=True,
@@ -195,6 +242,10 @@ def evaluate(
     "--precision", type=click.Choice(["full", "bfloat16"]), default="full", show_default=True,
     help="Of the sampler's weights on the CPU.",
 )  # fmt: skip
+@click.option(
+    "--max-patches", type=click.IntRange(min=0), default=0, show_default=True,
+    help="Largest number of patches of a slide, drawn without replacement; 0 for all.",
+)  # fmt: skip
 @_seed
 @_device
 def predict(
@@ -207,6 +258,7 @@ def predict(
     steps: int,
     solver: str,
     precision: str,
+    max_patches: int,
     seed: int,
     device: str,
 ) -> None:
@@ -235,6 +287,7 @@ def predict(
         steps=steps,
         solver=solver,
         precision=precision,
+        max_patches=max_patches,
     )
     with replacing(out) as temporary:
         table.to_csv(temporary)
@@ -251,68 +304,7 @@ def info() -> None:
     click.echo(render(information()))
 
 
-@main.group()
-def data() -> None:
-    """Cohort folders: prepare one from published tables, or look at one."""
-
-
-@data.group()
-def prepare() -> None:
-    """Make a cohort folder from tables as others publish them."""
-
-
-_file = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
-@prepare.command()
-@click.argument("omics", type=_file)
-@click.option("--signatures", type=_file, required=True, help="CSV of gene families, one column each (signatures.csv).")
-@click.option("--folds", type=_file, help="CSV with columns cohort, case_id, val_fold: the published test folds.")
-@click.option("--slides", type=_file, help="CSV or parquet of slide features, joined by patient barcode.")
-@click.option(
-    "--slide-columns", help="Regular expression of the slide features; by default names ending in _HE or _FFPE."
-)
-@click.option(
-    "--slide-names", type=_file, help="CSV that maps column names of --slides to feature names (BRCA's name map)."
-)
-@click.option("--name", help="Name of the cohort in --folds; by default the start of the file name of OMICS.")
-@click.option(
-    "--rest", type=click.Choice(["token", "drop"]), default="token", show_default=True,
-    help="Columns outside all gene families: a seventh token, or dropped.",
-)  # fmt: skip
-@click.option("--keep-incomplete", is_flag=True, help="Keep patients without slide features.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing cohort folder.")
-@_out_folder
-def mcat(
-    omics: Path, signatures: Path, folds: Path | None, slides: Path | None, slide_columns: str | None,
-    slide_names: Path | None, name: str | None, rest: str, keep_incomplete: bool, overwrite: bool, out: Path,
-) -> None:  # fmt: skip
-    """MCAT/PORPOISE tables: OMICS has one row per slide and columns <GENE>_rnaseq, _cnv, _mut, survival_months,
-    censorship.
-
-    Writes a cohort folder with the modalities "omics" (one token per gene family) and, with --slides, "slide" (one
-    token per tissue region), the endpoint OS in months, and the published folds.
-    """
-    from survcore.data.prepare_mcat import prepare_mcat
-
-    cohort, facts = prepare_mcat(
-        omics, signatures=signatures, folds=folds, slide_features=slides, name=name, rest=rest,
-        keep_incomplete=keep_incomplete, slide_columns=slide_columns, slide_names=slide_names,
-    )  # fmt: skip
-    cohort.to_folder(out, overwrite=overwrite)
-    for fact in facts:
-        click.echo(f"- {fact}")
-    click.echo(cohort.summary())
-    click.echo(f"written to {out}")
-
-
-@data.command("show")
-@_cohort
-def show(cohort: Path) -> None:
-    """Print what the cohort folder COHORT holds: modalities, who has what, events, follow-up."""
-    from survcore.data import Cohort
-
-    click.echo(Cohort.from_folder(cohort).summary())
+main.add_command(data)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from survcore.files import replacing
 
@@ -43,3 +44,27 @@ def save_kaplan_meier_by_risk(path: str | Path, time: Any, event: Any, high_risk
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
     return p
+
+
+def save_cosine_map(path: str | Path, cosines: pd.DataFrame, *, title: str = "") -> None:
+    """Heat map of a square table of cosines (index = columns = labels), NaN left grey, as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    count = len(cosines)
+    side = 2.5 + 0.45 * count
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.set_facecolor("0.85")
+    image = axes.imshow(cosines.to_numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
+    axes.set_xticks(range(count), cosines.columns, rotation=90, fontsize=8)
+    axes.set_yticks(range(count), cosines.index, fontsize=8)
+    for (row, column), value in np.ndenumerate(cosines.to_numpy()):
+        if not np.isnan(value):
+            colour = "white" if abs(value) > 0.65 else "black"
+            axes.text(column, row, f"{round(value, 2) + 0.0:.2f}", ha="center", va="center", fontsize=7, color=colour)
+    axes.set_title(title, fontsize=10)
+    figure.colorbar(image, ax=axes, label="cosine", shrink=0.8).ax.tick_params(labelsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=130)

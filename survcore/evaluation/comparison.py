@@ -53,7 +53,12 @@ class FoldBootstrap:
                 chosen = generator.integers(len(members), size=len(members))
                 samples.append(positions[chosen] if single else np.concatenate([members[i] for i in chosen]))
             self.samples.append(samples)
-        self._cache: dict[int, np.ndarray] = {}
+
+    @classmethod
+    def of_predictions(cls, predictions: pd.DataFrame, system: str, *, seed: int = 0) -> FoldBootstrap:
+        """Resamples of the test patients of an evaluation, of whom the complete scenario of the system has all."""
+        complete = predictions[(predictions["model"] == system) & (predictions["scenario"] == "complete")]
+        return cls(complete.set_index("row_id")[["fold", "patient", "time", "event"]], seed=seed)
 
     def fold_means(self, risk: pd.Series) -> np.ndarray:
         """Mean C-index over folds of the data themselves (first) and of every resample; risk is indexed by row id."""
@@ -66,6 +71,12 @@ class FoldBootstrap:
                 rows = rows[known[rows]]
                 indices[fold, draw] = float(concordance_index(time[rows], event[rows], values[rows]))
         return np.nanmean(indices, axis=0)
+
+    def difference(self, first: pd.Series, second: pd.Series) -> Interval:
+        """Fold mean of ``first`` minus that of ``second``, paired on the rows that both have (risks by row id)."""
+        shared = first.index.intersection(second.index)
+        ours, theirs = (self.fold_means(risk.loc[shared]) for risk in (first, second))
+        return self.interval(ours - theirs)
 
     @staticmethod
     def interval(means: np.ndarray) -> Interval:

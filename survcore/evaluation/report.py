@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,8 @@ _PACKAGES = ("survcore", "torch", "numpy", "pandas", "lifelines")
 def write_report(folder: Path, metrics: pd.DataFrame, predictions: pd.DataFrame, facts: dict[str, Any]) -> None:
     """Write report.md and its figure into ``folder``."""
     system = facts["system"]
-    complete = predictions[(predictions["model"] == system) & (predictions["scenario"] == "complete")].set_index(
-        "row_id"
-    )
-    bootstrap = FoldBootstrap(complete[["fold", "patient", "time", "event"]], seed=facts["seed"])
+    complete = predictions[(predictions["model"] == system) & (predictions["scenario"] == "complete")]
+    bootstrap = FoldBootstrap.of_predictions(predictions, system, seed=facts["seed"])
     means = {
         key: bootstrap.fold_means(rows.set_index("row_id")["risk"])
         for key, rows in predictions.groupby(_KEYS, sort=False)
@@ -48,24 +47,22 @@ def write_report(folder: Path, metrics: pd.DataFrame, predictions: pd.DataFrame,
         "",
         *_table(metrics, means, bootstrap, facts["folds"]),
         "",
-        "## Paired differences on the same patients",
-        "",
-        *_differences(system, metrics, predictions, bootstrap),
-        "",
-        "An interval that covers 0 does not separate the two on this cohort.",
-        "",
+        *_differences(system, predictions, bootstrap),
+        *_spread(system, predictions),
         "![Kaplan-Meier curves by median risk](kaplan_meier.png)",
         "",
+        *_cosines(facts),
         *_training(facts),
         "",
+        *_training_missing(facts),
         "## Recipe",
         "",
         "```json",
         json.dumps(facts["recipe"], indent=1),
         "```",
         "",
-        f"`survcore.evaluate({system!r}, cohort, seed={facts['seed']}, recipe=...)` with this recipe and these "
-        "versions gives this report again.",
+        f"`survcore.evaluate({system!r}, cohort, seed={facts['seed']}, recipe=...{_arguments(facts)})` with this "
+        "recipe and these versions gives this report again.",
         "",
         "## Versions",
         "",
@@ -89,19 +86,93 @@ def _table(
     return lines
 
 
-def _differences(system: str, metrics: pd.DataFrame, predictions: pd.DataFrame, bootstrap: FoldBootstrap) -> list[str]:
+def _differences(system: str, predictions: pd.DataFrame, bootstrap: FoldBootstrap) -> list[str]:
     """The complete system against each rival, and each own fill-in against the simple ones, on the rows both have."""
     risks = {key: rows.set_index("row_id")["risk"] for key, rows in predictions.groupby(_KEYS, sort=False)}
     pairs = [((system, "complete", ""), key) for key in risks if key[0] != system]
     for key in risks:
         if key[0] == system and key[2] == "own":
             pairs += [(key, (system, key[1], fill)) for fill in ("mean", "zeros")]
-    lines = ["| first | second | difference of the fold means (95 % interval) |", "|---|---|---|"]
+    if not pairs:
+        return []
+    lines = ["## Paired differences on the same patients", ""]
+    lines += ["| first | second | difference of the fold means (95 % interval) |", "|---|---|---|"]
     for first, second in pairs:
-        shared = risks[first].index.intersection(risks[second].index)
-        ours, theirs = (bootstrap.fold_means(risks[key].loc[shared]) for key in (first, second))
-        lines.append(f"| {_name(first)} | {_name(second)} | {bootstrap.interval(ours - theirs).signed} |")
-    return lines
+        difference = bootstrap.difference(risks[first], risks[second])
+        lines.append(f"| {_name(first)} | {_name(second)} | {difference.signed} |")
+    return [*lines, "", "An interval that covers 0 does not separate the two on this cohort.", ""]
+
+
+def _spread(system: str, predictions: pd.DataFrame) -> list[str]:
+    """How far single draws of the system's own fill-in move a risk, beside how far risks of patients lie apart."""
+    own = predictions[(predictions["model"] == system) & predictions["fill"].isin(["", "own"])]
+    lines = []
+    for scenario, rows in own.groupby("scenario", sort=False):
+        drawn = rows[rows["risk_spread"] > 0]
+        if drawn.empty:
+            continue
+        # Risks of different folds come from different models and have no common scale.
+        spread = drawn.groupby("fold")["risk_spread"].mean().mean()
+        deviation = rows.groupby("fold")["risk"].std().mean()
+        lines.append(f"| {scenario} | {len(drawn)} | {spread:.4f} | {deviation:.4f} | {spread / deviation:.2f} |")
+    if not lines:
+        return []
+    return [
+        "## Spread over draws",
+        "",
+        "Standard deviation over draws of the risk that each single draw gives, a mean over the test rows of which "
+        "something was drawn, beside the standard deviation of the risk over all test rows; both means over folds.",
+        "",
+        "| scenario | rows drawn | spread over draws | standard deviation over patients | ratio |",
+        "|---|---|---|---|---|",
+        *lines,
+        "",
+    ]
+
+
+def _cosines(facts: dict[str, Any]) -> list[str]:
+    if not facts["cosines"]:
+        return []
+    return [
+        "## Cosines between parts",
+        "",
+        "Mean over the test rows that own both parts, averaged over folds ([cosines.csv](cosines.csv)).",
+        "",
+        "![Mean cosines between the parts](cosines.png)",
+        "",
+    ]
+
+
+def _training_missing(facts: dict[str, Any]) -> list[str]:
+    if facts["training_missing"] is None:
+        return []
+    modalities = facts["modalities"]
+    lines = [
+        "## Missing at training",
+        "",
+        f"Asked for: {_asked(facts['training_missing'])}. Every model of a fold was trained on what this left; "
+        "validation rows belong to the training side, the test fold is as it was.",
+        "",
+        f"| fold | patients on the training side | {' | '.join(f'{name} taken from' for name in modalities)} |",
+        "|" + "---|" * (2 + len(modalities)),
+    ]
+    for fold, counts in facts["taken_at_training"].items():
+        cells = [fold, counts["patients"], *(counts["taken"][name] for name in modalities)]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return [*lines, ""]
+
+
+def _asked(missing: Any) -> str:
+    if not isinstance(missing, Mapping):
+        return f"a share of {missing:g} of the training patients lacks one modality"
+    shares = ", ".join(f"{name} in a share of {share:g}" for name, share in missing.items())
+    return f"missing among the training patients: {shares}"
+
+
+def _arguments(facts: dict[str, Any]) -> str:
+    missing = facts["training_missing"]
+    text = "" if missing is None else f", training_missing={missing!r}"
+    return text if facts["rivals"] else text + ", rivals=False"
 
 
 def _name(key: tuple[str, str, str]) -> str:

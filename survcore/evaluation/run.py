@@ -17,8 +17,10 @@ from survcore.errors import DataError
 from survcore.evaluation.report import write_report
 from survcore.evaluation.ridge_cox import RidgeCox
 from survcore.evaluation.scenarios import Scenario, scenarios
+from survcore.evaluation.training_missing import counts_at_training, shown_at_training, taken_at_training
 from survcore.files import replacing
 from survcore.metrics import concordance_index
+from survcore.plots import save_cosine_map
 from survcore.training.fit import fit, split_marks, training_parts
 from survcore.training.recipe import Recipe, load_recipe
 
@@ -29,13 +31,17 @@ class Evaluation:
 
     Attributes:
         metrics: one row per model, scenario, fill and fold: n, events, c_index.
-        predictions: one row per model, scenario, fill and test row: risk, time (months), event.
+        predictions: one row per model, scenario, fill and test row: risk, risk_spread (standard deviation of the risk
+            over single draws, 0 where nothing was drawn), time (months), event.
         facts: seed, recipe, seconds, diagnostics per fold, and what was chosen on the way.
+        cosines: mean cosines between the parts into which the system takes the test rows apart, averaged over folds;
+            square, labelled by part, empty where the system knows no parts.
     """
 
     metrics: pd.DataFrame
     predictions: pd.DataFrame
     facts: dict[str, Any]
+    cosines: pd.DataFrame
 
     def summary(self) -> pd.DataFrame:
         """Mean and standard deviation of the C-index over folds."""
@@ -53,6 +59,8 @@ def evaluate(
     recipe: Recipe | None = None,
     changes: Mapping[str, Any] | None = None,
     quick: bool = False,
+    training_missing: float | Mapping[str, float] | None = None,
+    rivals: bool = True,
     seed: int = 0,
     resume: bool = False,
     show_progress: bool | None = None,
@@ -69,22 +77,37 @@ def evaluate(
         cohort: the patients.
         out: folder for metrics.csv, predictions.csv, report.md, figures and the models of the folds.
         endpoint, recipe, changes, quick, seed: as in :func:`survcore.fit`.
+        training_missing: share of the training patients, validation rows included, that lack one modality, drawn evenly
+            over modalities; or by name the share that lacks that modality. A row never loses its last modality, and the
+            test fold stays as it is.
+        rivals: also train the unimodal versions and ridge Cox.
         resume: keep the folds that a broken-off run in ``out`` has finished.
         show_progress: draw progress bars; by default only on a terminal.
 
     Raises:
         DataError: a fold without rows or events, fewer than two folds, a patient in several folds.
-        ValueError: unknown system or recipe value.
+        ValueError: unknown system or recipe value; a share of ``training_missing`` outside (0, 1).
     """
     started = time.perf_counter()
     if recipe is None:
         recipe = load_recipe(system, quick=quick, changes=changes)
     elif quick or changes:
         raise ValueError("quick and changes apply to the packaged recipe; give them to load_recipe, or no recipe here")
-    cohort, numbers = _with_folds(cohort, endpoint, seed)
+    cohort, numbers = with_folds(cohort, endpoint, seed)
+    cohort.require_some_modality()
     outcome = cohort.endpoint(endpoint)
-    systems, ridges, skipped = _parts(system, cohort, outcome.name)
+    taken = np.zeros_like(cohort.availability)
+    if training_missing is not None:
+        taken = taken_at_training(cohort, training_missing, seed)
+    systems, ridges = _models(system, cohort) if rivals else ({system: list(cohort.modalities)}, {})
+    skipped = {}
+    for models in (systems, ridges):
+        for model in [model for model in models if model != system]:
+            if reason := _cannot_train(cohort, taken, models[model], outcome.name, recipe, seed):
+                skipped[model] = reason
+                del models[model]
     collected = _Collected(outcome.name)
+    cosines = []
     facts: dict[str, Any] = {
         "system": system,
         "cohort": cohort.name,
@@ -95,6 +118,9 @@ def evaluate(
         "modalities": list(cohort.modalities),
         "seed": seed,
         "recipe": recipe.state(),
+        "rivals": rivals,
+        "training_missing": training_missing,
+        "taken_at_training": {fold: counts_at_training(cohort, taken, fold) for fold in numbers},
         "resumed": resume,
         "skipped": skipped,
         "diagnostics": {},
@@ -102,7 +128,9 @@ def evaluate(
         "training": {},
     }
     for fold in numbers:
-        for model, part in systems.items():
+        shown = shown_at_training(cohort, taken, fold)
+        for model, names in systems.items():
+            part = _part(shown, names)
             predictor = fit(
                 system,
                 part,
@@ -110,40 +138,67 @@ def evaluate(
                 fold=fold,
                 recipe=recipe,
                 seed=seed,
-                out=None if out is None else Path(out) / "models" / f"fold_{fold}" / model.replace(" ", "_"),
+                out=None if out is None else model_folder(out, fold, model),
                 checkpoints=False,
                 resume=resume,
                 label=f"fold {fold}, {model}",
                 show_progress=show_progress,
             )
+            test = part.where(fold=fold)
             if model == system:
                 facts["diagnostics"][fold] = predictor.description["diagnostics"]
                 facts["training"][fold] = predictor.description["training"]
-            for scenario in scenarios(tuple(part.modalities)):
-                shown = scenario.apply(part.where(fold=fold))
-                if shown is None:
+                cosines.append(predictor.part_cosines(test))
+            for scenario in scenarios(names):
+                rows = scenario.apply(test)
+                if rows is None:
                     continue
-                risk = predictor.predict(shown, fill=scenario.fill or "own", seed=seed)["risk"].to_numpy()
-                collected.add(model, scenario, fold, shown, risk)
-        for model, part in ridges.items():
+                table = predictor.predict(rows, fill=scenario.fill or "own", seed=seed)
+                spread = table["risk_spread"].to_numpy()
+                collected.add(model, scenario, fold, rows, table["risk"].to_numpy(), spread)
+        for model, names in ridges.items():
+            part = _part(shown, names)
             rows, validation = training_parts(part, outcome.name, fold, recipe.validation_fraction, seed)
             ridge = RidgeCox.fit(rows, validation, outcome.name, recipe.preprocess)
             facts["penalizers"][model][fold] = ridge.penalizer
             test = part.where(fold=fold)
-            collected.add(model, Scenario("complete"), fold, test, ridge.predict(test))
+            collected.add(model, Scenario("complete"), fold, test, ridge.predict(test), np.zeros(len(test)))
 
     facts["seconds"] = time.perf_counter() - started
-    result = Evaluation(pd.DataFrame(collected.metrics), pd.concat(collected.predictions, ignore_index=True), facts)
+    result = Evaluation(
+        pd.DataFrame(collected.metrics),
+        pd.concat(collected.predictions, ignore_index=True),
+        facts,
+        _mean_over_folds(cosines),
+    )
     if out is not None:
-        folder = Path(out)
-        for table, file in ((result.metrics, "metrics.csv"), (result.predictions, "predictions.csv")):
-            with replacing(folder / file) as temporary:
-                table.to_csv(temporary, index=False)
-        write_report(folder, result.metrics, result.predictions, facts)
+        _write(Path(out), result)
     return result
 
 
-def _with_folds(cohort: Cohort, endpoint: str | None, seed: int) -> tuple[Cohort, list[int]]:
+def model_folder(out: str | Path, fold: int, model: str) -> Path:
+    """Where an evaluation keeps the model of a fold."""
+    return Path(out) / "models" / f"fold_{fold}" / model.replace(" ", "_")
+
+
+def _write(folder: Path, result: Evaluation) -> None:
+    for table, file in ((result.metrics, "metrics.csv"), (result.predictions, "predictions.csv")):
+        with replacing(folder / file) as temporary:
+            table.to_csv(temporary, index=False)
+    if len(result.cosines):
+        with replacing(folder / "cosines.csv") as temporary:
+            result.cosines.to_csv(temporary, index_label="part")
+        title = f"{result.facts['system']}: mean cosines on the test folds"
+        save_cosine_map(folder / "cosines.png", result.cosines, title=title)
+    write_report(folder, result.metrics, result.predictions, {**result.facts, "cosines": len(result.cosines) > 0})
+
+
+def _mean_over_folds(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Mean of equally labelled tables, entry by entry over those that have it."""
+    return pd.concat(tables).groupby(level=0, sort=False).mean()
+
+
+def with_folds(cohort: Cohort, endpoint: str | None, seed: int) -> tuple[Cohort, list[int]]:
     """The rows that take part, with folds that have been checked, and the folds' numbers."""
     if cohort.split is not None:
         cohort = cohort.select(np.logical_or(*split_marks(cohort)))
@@ -153,27 +208,37 @@ def _with_folds(cohort: Cohort, endpoint: str | None, seed: int) -> tuple[Cohort
     return cohort.select(cohort.fold >= 0), sorted(set(cohort.fold[cohort.fold >= 0].tolist()))
 
 
-def _parts(system: str, cohort: Cohort, endpoint: str) -> tuple[dict[str, Cohort], dict[str, Cohort], dict[str, str]]:
-    """The rows and modalities of each system and each ridge Cox model, and why a model is left out."""
+def _models(system: str, cohort: Cohort) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """The modalities of the system and its unimodal versions, and of each ridge Cox model."""
     names = list(cohort.modalities)
-    alone = {name: cohort.only([name]).where(has=[name]) for name in names}
-    systems = {system: cohort}
+    systems = {system: names}
     if len(names) > 1:
-        systems.update({f"{system} on {name}": part for name, part in alone.items()})
+        systems.update({f"{system} on {name}": [name] for name in names})
     tables = [name for name in names if cohort.modalities[name].spec.is_table]
-    ridges = {f"ridge Cox on {name}": alone[name] for name in tables}
+    ridges = {f"ridge Cox on {name}": [name] for name in tables}
     if len(tables) > 1:
-        together = cohort.only(tables)
-        ridges[f"ridge Cox on {' + '.join(tables)}"] = together.select(together.availability.any(axis=1))
-    skipped = {}
-    for models in (systems, ridges):
-        for model, part in list(models.items()):
-            try:
-                check_folds(part, part.fold, endpoint)
-            except DataError as error:
-                skipped[model] = str(error)
-                del models[model]
-    return systems, ridges, skipped
+        ridges[f"ridge Cox on {' + '.join(tables)}"] = tables
+    return systems, ridges
+
+
+def _part(cohort: Cohort, names: list[str]) -> Cohort:
+    """The modalities of a model and the rows that have any of them."""
+    part = cohort.only(names)
+    left = part.availability.any(axis=1)
+    return part if left.all() else part.select(left)
+
+
+def _cannot_train(cohort: Cohort, taken: np.ndarray, names: list[str], endpoint: str, recipe: Recipe, seed: int) -> str:
+    """Why a rival has a fold on which it cannot be trained or tested; empty where it has none."""
+    try:
+        part = _part(cohort, names)
+        check_folds(part, part.fold, endpoint)
+        for fold in sorted(set(cohort.fold.tolist())):
+            part = _part(shown_at_training(cohort, taken, fold), names)
+            training_parts(part, endpoint, fold, recipe.validation_fraction, seed)
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 class _Collected:
@@ -184,7 +249,9 @@ class _Collected:
         self.metrics: list[dict[str, Any]] = []
         self.predictions: list[pd.DataFrame] = []
 
-    def add(self, model: str, scenario: Scenario, fold: int, rows: Cohort, risk: np.ndarray) -> None:
+    def add(
+        self, model: str, scenario: Scenario, fold: int, rows: Cohort, risk: np.ndarray, risk_spread: np.ndarray
+    ) -> None:
         outcome = rows.endpoint(self.endpoint)
         event = outcome.event > 0
         key = {"model": model, "scenario": scenario.name, "fill": scenario.fill, "fold": fold}
@@ -194,6 +261,7 @@ class _Collected:
             "row_id": rows.row_ids,
             "patient": rows.patient_ids,
             "risk": risk,
+            "risk_spread": risk_spread,
             "time": outcome.time,
             "event": event,
         }

@@ -17,7 +17,7 @@ from survcore.errors import CheckpointError
 from survcore.inference.artifact import load_artifact, save_artifact
 from survcore.inference.survival_curve import SurvivalCurves
 from survcore.models import system_class
-from survcore.models.base import FILLS, System
+from survcore.models.base import FILLS, Completed, System
 
 if TYPE_CHECKING:
     from survcore.data.cohort import Cohort
@@ -29,11 +29,14 @@ class Outputs:
 
     Attributes:
         heads: float64 arrays by name, ``risk`` [n] and e.g. ``hazard_logits`` [n, K].
+        risk_spread: float64 [n], standard deviation over draws of the risk that each single draw gives: 0 where nothing
+            was drawn, NaN where there is but one draw.
         completed: bool [n, M], modalities that were filled in.
         imputed: int64 [n], single entries that took training values.
     """
 
     heads: dict[str, np.ndarray]
+    risk_spread: np.ndarray
     completed: np.ndarray
     imputed: np.ndarray
 
@@ -88,6 +91,7 @@ class Predictor:
         steps: int = 50,
         solver: str = "ddim",
         precision: str = "full",
+        max_patches: int = 0,
         batch_size: int = 256,
     ) -> Outputs:
         """What the task head says of a cohort's rows, and what was filled in on the way.
@@ -99,11 +103,13 @@ class Predictor:
             draws, steps: of systems that sample.
             solver: "ddim", or "dpm_solver++", which comes as close with 15 to 20 steps as "ddim" with 50.
             precision: of sampling on the CPU: "full", or "bfloat16", which reads half as much memory.
+            max_patches: largest number of patches of a bag; a larger bag gives a subsample that depends on (seed, row
+                id) only, which is faster and less accurate. 0 for all.
             batch_size: rows at a time; it does not change the result.
 
         Raises:
             DataError: a row with no modality, a modality the model never saw, or a missing one that it cannot complete.
-            ValueError: unknown fill, solver or precision.
+            ValueError: unknown fill, solver or precision; ``max_patches`` is no whole number of at least 0.
         """
         if fill not in FILLS:
             raise ValueError(f"fill must be one of {', '.join(FILLS)}, got {fill!r}")
@@ -112,15 +118,17 @@ class Predictor:
         device = next(self.system.parameters()).device
         sampling: dict[str, Any] = {"draws": draws, "steps": steps, "solver": solver, "precision": precision}
         heads: list[dict[str, Tensor]] = []
-        completed = []
+        completed, spread = [], []
         with torch.inference_mode():
             for index in torch.arange(len(prepared)).split(batch_size):
-                encoded = self.system.encode(prepared.batch(index).to(device))
+                encoded = self.system.encode(prepared.batch(index, max_patches=max_patches, seed=seed).to(device))
                 whole = self.system.complete(encoded, fill=fill, seed=seed, **sampling)
                 heads.append({name: value.cpu() for name, value in self.system.predict(whole).items()})
                 completed.append(whole.completed.cpu())
+                spread.append(self._risk_spread(whole))
         return Outputs(
             {name: torch.cat([head[name] for head in heads]).double().numpy() for name in heads[0]},
+            torch.cat(spread).numpy(),
             torch.cat(completed).numpy(),
             sum(prepared.imputed.values(), np.zeros(len(prepared), dtype=np.int64)),
         )
@@ -139,18 +147,23 @@ class Predictor:
             cohort: patients with any subset of the modalities; outcomes are not needed.
             months: times at which survival is reported; NaN beyond the longest follow-up of the training rows.
             restricted_mean_to: also report the restricted mean survival time up to this month.
-            options: ``fill``, ``seed``, ``draws``, ``steps``, ``solver``, ``precision`` and ``batch_size`` of
-                :meth:`outputs`.
+            options: ``fill``, ``seed``, ``draws``, ``steps``, ``solver``, ``precision``, ``max_patches`` and
+                ``batch_size`` of :meth:`outputs`.
 
         Returns:
             DataFrame indexed by row id: ``risk`` (higher is worse; of discrete hazards minus the summed survival over
-            bins), ``median_survival`` (months, infinite where survival stays above one half), ``survival_<m>``,
-            ``restricted_mean`` if asked for, ``available`` and ``completed`` (modalities joined by +), ``fill``, and
-            ``imputed_entries``: single missing entries that took training values.
+            bins), ``risk_spread`` (standard deviation of the risk over single draws; 0 where nothing was drawn, NaN
+            where there is but one draw), ``median_survival`` (months, infinite where survival stays above one half),
+            ``survival_<m>``, ``restricted_mean`` if asked for, ``available`` and ``completed`` (modalities joined by
+            +), ``fill``, and ``imputed_entries``: single missing entries that took training values.
         """
         outputs = self.outputs(cohort, **options)
         curves = self._curves(outputs)
-        table: dict[str, Any] = {"risk": outputs.heads["risk"], "median_survival": curves.median()}
+        table: dict[str, Any] = {
+            "risk": outputs.heads["risk"],
+            "risk_spread": outputs.risk_spread,
+            "median_survival": curves.median(),
+        }
         for month, column in zip(months, curves.survival(list(months)).T, strict=True):
             table[f"survival_{month:g}"] = column
         if restricted_mean_to is not None:
@@ -178,6 +191,37 @@ class Predictor:
         return pd.DataFrame(
             curves.survival(times).T, index=pd.Index(times, name="months"), columns=list(cohort.row_ids)
         )
+
+    def part_cosines(self, cohort: Cohort, *, batch_size: int = 256) -> pd.DataFrame:
+        """Mean cosines between the parts into which the system takes rows apart, over the rows that own both parts.
+
+        Args:
+            cohort: patients with any subset of the modalities; outcomes are not needed.
+            batch_size: rows at a time.
+
+        Returns:
+            Square DataFrame labelled by part, NaN where no row owns both; empty where the system knows no parts.
+        """
+        prepared = self.preprocessor.transform(cohort)
+        device = next(self.system.parameters()).device
+        labels: list[str] = []
+        total, count = 0.0, 0
+        with torch.inference_mode():
+            for index in torch.arange(len(prepared)).split(batch_size):
+                found = self.system.part_cosines(self.system.encode(prepared.batch(index).to(device)))
+                if found is None:
+                    return pd.DataFrame()
+                labels, cosines = found[0], found[1].double().cpu()
+                total, count = total + cosines.nansum(0), count + (~cosines.isnan()).sum(0)
+        return pd.DataFrame((total / count).numpy(), index=labels, columns=labels)
+
+    def _risk_spread(self, completed: Completed) -> Tensor:
+        """Standard deviation [B] float64 of the risk over single draws."""
+        drawn = completed.completed.any(1).cpu()
+        spread = torch.zeros(len(drawn), dtype=torch.float64)
+        if drawn.any() and (risks := self.system.predict_draws(completed)) is not None:
+            spread[drawn] = risks.double().cpu()[drawn].std(1) if risks.shape[1] > 1 else torch.nan
+        return spread
 
     def _curves(self, outputs: Outputs) -> SurvivalCurves:
         with np.errstate(over="ignore"):

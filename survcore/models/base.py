@@ -22,7 +22,7 @@ class Stage:
 
     Attributes:
         name: the stage's name in the system's own words.
-        epochs: passes at most; early stopping may end it sooner.
+        epochs: passes at most; early stopping may end it sooner. A stage of 0 epochs is skipped.
         learning_rate, weight_decay: of AdamW.
         batch_size: rows per forward pass.
         accumulate: batches per optimiser step.
@@ -45,7 +45,7 @@ class Stage:
     cached: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in {"epochs": 1, "batch_size": 1, "accumulate": 1, "steps_per_epoch": 0, "patience": 0}.items():
+        for name, least in {"epochs": 0, "batch_size": 1, "accumulate": 1, "steps_per_epoch": 0, "patience": 0}.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"stage {self.name!r}: {name} must be a whole number from {least}, got {value!r}")
@@ -53,6 +53,8 @@ class Stage:
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
                 raise ValueError(f"stage {self.name!r}: {name} must be a number from 0, got {value!r}")
+        if not isinstance(self.cached, bool):
+            raise ValueError(f"stage {self.name!r}: cached must be true or false, got {self.cached!r}")
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,11 @@ class System(nn.Module, ABC):
         The discrete-hazard head gives ``hazard_logits`` [B, K].
         """
 
+    def predict_draws(self, completed: Completed) -> Tensor | None:
+        """Risks [B, draws] float64 that each single draw of the completed modalities gives; None where nothing was
+        drawn (always, by default)."""
+        return None
+
     def stages(self) -> tuple[str, ...]:
         """The stages this instance trains through, in order: all, unless one has no purpose for its inputs."""
         return self.stage_names
@@ -175,3 +182,10 @@ class System(nn.Module, ABC):
     def diagnostics(self, batch: Batch) -> dict[str, float]:
         """Invariants of the system on a batch, for the report after training (empty by default)."""
         return {}
+
+    def part_cosines(self, encoded: Encoded) -> tuple[list[str], Tensor] | None:
+        """Cosines between the parts into which a system takes each row apart: labels of the P parts, [B, P, P].
+
+        NaN where a row lacks one of the two; None (the default) where a system knows no parts.
+        """
+        return None

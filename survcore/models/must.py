@@ -27,7 +27,7 @@ from survcore.ops import LowRankDecomposition, discrete_hazard_nll, hazard_risk,
 
 
 class MUST(System):
-    """The MUST system on vectors, panels, embeddings and tokens.
+    """The MUST system on vectors, panels, embeddings, tokens and bags of patches.
 
     Notation of the paper: g_m "whole", u_hat_m "specific", c_hat_{m<-n} "cross" (queries of m, keys and values of n),
     and the "shared" part: the mean of all c_hat where a row has every modality, else recovered as the mean over the
@@ -40,7 +40,7 @@ class MUST(System):
     """
 
     name = "must"
-    modality_kinds = frozenset({"vector", "panel", "embedding", "tokens"})
+    modality_kinds = frozenset({"vector", "panel", "embedding", "tokens", "bag"})
     stage_names = ("warm_up", "joint", "diffusion")
 
     def __init__(self, inputs: Sequence[ModalityInput], bins: int, settings: dict[str, Any]) -> None:
@@ -119,6 +119,14 @@ class MUST(System):
         logits = self._hazard_logits(completed.parts["specific"], completed.parts["shared"])
         return {"hazard_logits": logits, "risk": hazard_risk(logits.double())}
 
+    def predict_draws(self, completed: Completed) -> Tensor | None:
+        draws = completed.parts.get("draws")
+        if draws is None:
+            return None
+        shared = completed.parts["shared"].repeat_interleave(draws.shape[1], dim=0)
+        logits = self._hazard_logits(draws.flatten(0, 1), shared)
+        return hazard_risk(logits.double()).unflatten(0, draws.shape[:2])
+
     # ---- the protocol: training
 
     def stages(self) -> tuple[str, ...]:
@@ -173,6 +181,20 @@ class MUST(System):
             rebuilt = specific[:, index] + cross[:, :, index].sum(1) / others.clamp(min=1).unsqueeze(-1)
             add(f"whole {name}, specific {name} + shared", whole[:, index], rebuilt, owned[:, index] & (others > 0))
         return found
+
+    def part_cosines(self, encoded: Encoded) -> tuple[list[str], Tensor]:
+        """Between g_m "whole", u_hat_m "specific" and c_hat_{m<-n} "shared" of all modalities (figures 5 and 10)."""
+        names, parts, owned = self.modalities, encoded.parts, encoded.availability
+        found = {
+            f"{kind} {name}": (parts[kind][:, index], owned[:, index])
+            for kind in ("whole", "specific")
+            for index, name in enumerate(names)
+        }
+        for m, n in self.encoder.pairs:
+            found[f"shared {names[m]}<-{names[n]}"] = parts["cross"][:, m, n], owned[:, m] & owned[:, n]
+        vectors, known = (torch.stack(columns, dim=1) for columns in zip(*found.values(), strict=True))
+        units = functional.normalize(vectors, dim=-1)
+        return list(found), (units @ units.mT).masked_fill(~(known[:, :, None] & known[:, None, :]), torch.nan)
 
     # ---- the stages
 
@@ -254,7 +276,9 @@ class MUST(System):
         return Encoded(parts, owned, batch.row_key), algebra
 
     def _condition(self, index: int, shared: Tensor) -> Tensor:
-        """[shared; CLS_u] of a modality, [n, 2, D]; the class token is frozen here."""
+        """[shared; CLS_u] of a modality, [n, 2, D], the class token frozen; or the shared part alone, [n, 1, D]."""
+        if not self.options.condition_class_token:
+            return shared.unsqueeze(1)
         class_token = self.encoder.class_token(index).detach()
         return torch.stack((shared, class_token.expand_as(shared)), dim=1)
 

@@ -18,6 +18,7 @@ from survcore.data.endpoint import Endpoint
 from survcore.data.folds import split_validation
 from survcore.data.leaks import outcome_columns
 from survcore.data.messages import listed
+from survcore.data.prepared import PreparedCohort
 from survcore.data.preprocessor import Preprocessor
 from survcore.draws import stream_seed
 from survcore.errors import CheckpointError, DataError
@@ -86,7 +87,7 @@ def fit(
     name = cohort.endpoint(endpoint).name
     _require_takes(build, cohort.endpoint(name))
     cohort.require_some_modality()
-    run = {"recipe": recipe.state(), "seed": seed, "fold": fold, "endpoint": name, "cohort": cohort.fingerprint()}
+    run = run_identity(cohort, name, fold, recipe, seed)
     if resume and out is not None and (finished := _finished(Path(out) / "model", run, device)):
         return finished
     training, validation = training_parts(cohort, name, fold, recipe.validation_fraction, seed)
@@ -115,6 +116,7 @@ def fit(
             seed=seed,
             device=device,
             gradient_clip=recipe.gradient_clip,
+            max_patches=recipe.max_patches,
             checkpoint=checkpoint,
             resume=resume,
             progress=progress,
@@ -137,7 +139,7 @@ def fit(
             "validation_rows": 0 if validation is None else len(validation),
             "imputed_entries": {name: int(counts.sum()) for name, counts in prepared.imputed.items()},
         },
-        "diagnostics": _diagnostics(model, prepared, device),
+        "diagnostics": _diagnostics(model, prepared, recipe.max_patches, seed, device),
         "versions": {
             "python": platform.python_version(),
             **{package: version(package) for package in ("torch", "numpy", "pandas")},
@@ -150,6 +152,17 @@ def fit(
     if checkpoint:
         checkpoint.remove()
     return predictor
+
+
+def run_identity(cohort: Cohort, endpoint: str, fold: int | None, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """What makes a run this very run; it is stored with the model and recognises it again."""
+    return {
+        "recipe": recipe.state(),
+        "seed": seed,
+        "fold": fold,
+        "endpoint": endpoint,
+        "cohort": cohort.fingerprint(),
+    }
 
 
 def training_parts(
@@ -256,7 +269,9 @@ def _stages(model: System, recipe: Recipe) -> list[Stage]:
     return [recipe.stages[name] for name in names]
 
 
-def _diagnostics(model: Any, prepared: Any, device: torch.device | str) -> dict[str, float]:
+def _diagnostics(
+    model: System, prepared: PreparedCohort, max_patches: int, seed: int, device: torch.device | str
+) -> dict[str, float]:
     index = torch.arange(min(len(prepared), 1024))
     with torch.inference_mode():
-        return model.diagnostics(prepared.batch(index).to(device))
+        return model.diagnostics(prepared.batch(index, max_patches=max_patches, seed=seed).to(device))

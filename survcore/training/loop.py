@@ -29,7 +29,7 @@ class TrainingRows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(self, index: Tensor) -> Batch: ...
+    def batch(self, index: Tensor, *, max_patches: int = 0, seed: int = 0) -> Batch: ...
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class LatentRows:
     def __len__(self) -> int:
         return self.availability.shape[0]
 
-    def batch(self, index: Tensor) -> Batch:
-        """The latents of some rows."""
+    def batch(self, index: Tensor, *, max_patches: int = 0, seed: int = 0) -> Batch:
+        """The latents of some rows; they were computed on all patches, so there is none left to choose."""
         latents = {name: value[index] for name, value in self.latents.items()}
         return Batch(row_key=self.row_key[index], availability=self.availability[index], latents=latents)
 
@@ -58,6 +58,7 @@ def train(
     seed: int = 0,
     device: torch.device | str = "cpu",
     gradient_clip: float = 0.0,
+    max_patches: int = 0,
     checkpoint: Checkpoint | None = None,
     resume: bool = False,
     progress: Progress | None = None,
@@ -66,10 +67,12 @@ def train(
 
     Args:
         system: on ``device``.
-        stages: the stages to run, in order.
+        stages: the stages to run, in order; one of 0 epochs is skipped.
         training, validation: prepared rows; without validation rows the last epoch of each stage is kept.
         seed: of shuffling, dropout and the rows' draws.
         gradient_clip: largest norm of the gradient, 0 for none.
+        max_patches: largest number of patches of a bag, drawn anew for every epoch (for validation once); 0 for all.
+            Cached latents are computed on all patches.
         checkpoint: written after every epoch.
         resume: go on from the checkpoint, if there is one.
         progress: display of the epochs.
@@ -82,6 +85,7 @@ def train(
         FloatingPointError: a loss or risk is not finite; the message names stage and epoch.
     """
     progress = progress or Progress.silent()
+    stages = [stage for stage in stages if stage.epochs]
     state = (checkpoint.read() if checkpoint and resume else None) or RunState()
     if state.model:
         system.load_state_dict(state.model)
@@ -90,7 +94,9 @@ def train(
         for index in range(state.stage, len(stages)):
             if index > state.stage:
                 state = RunState(stage=index, history=state.history)
-            run = _StageRun(system, stages[index], training, validation, state, seed, device, gradient_clip)
+            run = _StageRun(
+                system, stages[index], training, validation, state, seed, device, gradient_clip, max_patches
+            )
             progress.start_stage(stages[index].name, run.stage.epochs, done=state.epoch)
             while not run.finished:
                 row = run.epoch()
@@ -117,9 +123,10 @@ class _StageRun:
         seed: int,
         device: torch.device | str,
         gradient_clip: float,
+        max_patches: int,
     ) -> None:
         self.system, self.stage, self.state, self.seed, self.device = system, stage, state, seed, device
-        self.gradient_clip = gradient_clip
+        self.gradient_clip, self.max_patches = gradient_clip, max_patches
         self.training, self.validation = training, validation
         if stage.cached:
             self.training = _latent_rows(system, training, device)
@@ -181,8 +188,9 @@ class _StageRun:
         sums = _Means()
         pending = 0
         self.optimizer.zero_grad(set_to_none=True)
+        patch_seed = stream_seed(self.seed, "patches", stage.name, self.state.epoch)
         for step, index in enumerate(self._batches()):
-            batch = self.training.batch(index).to(self.device)
+            batch = self.training.batch(index, max_patches=self.max_patches, seed=patch_seed).to(self.device)
             draw_seed = stream_seed(self.seed, "draws", stage.name, self.state.epoch, step)
             losses = self.system.losses(batch, stage.name, seed=draw_seed)
             if not math.isfinite(losses.loss.item()):
@@ -229,8 +237,9 @@ class _StageRun:
         stage = self.stage
         self.system.eval()
         sums, risks, times, events = _Means(), [], [], []
+        patch_seed = stream_seed(self.seed, "patches", "validation")
         for index in torch.arange(len(self.validation)).split(max(stage.batch_size, 256)):
-            batch = self.validation.batch(index).to(self.device)
+            batch = self.validation.batch(index, max_patches=self.max_patches, seed=patch_seed).to(self.device)
             losses = self.system.losses(batch, stage.name, seed=stream_seed(self.seed, "validation", stage.name))
             self._require_finite(losses, "validation")
             sums.add({"loss": losses.loss, **losses.parts}, len(index))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from survcore.data.bag_reader import check_max_patches
 from survcore.models.base import Stage
 
-_TABLES = ("system", "model", "preprocess", "training", "stages", "quick")
-_TRAINING = {"validation_fraction": 0.15, "gradient_clip": 0.0}
+_CHANGEABLE = ("model", "preprocess", "training", "stages")
+_TABLES = ("system", *_CHANGEABLE, "quick", "ablations")
+_FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.-]*")
+_TRAINING = {"validation_fraction": 0.15, "gradient_clip": 0.0, "max_patches": 0}
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Recipe:
         validation_fraction: share of the training rows that chooses the checkpoint.
         gradient_clip: largest norm of the gradient (0: no clipping).
         stages: the stages by name, in order.
+        max_patches: largest number of patches of a bag in training, drawn anew for every epoch (0: all).
     """
 
     system: str
@@ -35,6 +40,7 @@ class Recipe:
     validation_fraction: float
     gradient_clip: float
     stages: dict[str, Stage]
+    max_patches: int = 0
 
     def state(self) -> dict[str, Any]:
         """A JSON-able copy, as stored beside a model."""
@@ -45,6 +51,7 @@ class Recipe:
             "preprocess": copy.deepcopy(self.preprocess),
             "validation_fraction": self.validation_fraction,
             "gradient_clip": self.gradient_clip,
+            "max_patches": self.max_patches,
             "stages": stages,
         }
 
@@ -65,23 +72,22 @@ def load_recipe(
         ValueError: unknown system, table, stage or value; the message lists what exists.
     """
     table = _read(system, path)
-    if table.get("system") != system:
-        raise ValueError(f"the recipe is for system {table.get('system')!r}, asked for was {system!r}")
-    _known("table", table, _TABLES)
-    fast = table.pop("quick", {})
-    for overlay in ((fast,) if quick else ()) + ((changes,) if changes else ()):
-        table = _merge(table, overlay)
-    _known("table", table, _TABLES)
+    for overlay in ((table.get("quick", {}),) if quick else ()) + ((changes,) if changes else ()):
+        _known("table", overlay, _CHANGEABLE)
+        table = merge(table, overlay)
     training = table.get("training", {})
     _known("value in [training]", training, _TRAINING)
     stages = {}
     names = {f.name for f in fields(Stage)} - {"name"}
     for name, values in table.get("stages", {}).items():
+        if not isinstance(values, Mapping):
+            raise ValueError(f"recipe key 'stages.{name}' is a table (a stage), got {values!r}")
         _known(f"value in [stages.{name}]", values, names)
         if missing := {"epochs", "learning_rate"} - set(values):
             raise ValueError(f"[stages.{name}] lacks {', '.join(sorted(missing))}")
         stages[name] = Stage(name=name, **values)
-    fraction, clip = (float(training.get(name, default)) for name, default in _TRAINING.items())
+    training = {**_TRAINING, **training}
+    fraction, clip = (_number(f"training.{name}", training[name]) for name in ("validation_fraction", "gradient_clip"))
     if not 0 <= fraction < 1 or clip < 0:
         raise ValueError(
             f"[training] needs 0 <= validation_fraction < 1 and gradient_clip >= 0, got {fraction:g} and {clip:g}"
@@ -93,12 +99,76 @@ def load_recipe(
         validation_fraction=fraction,
         gradient_clip=clip,
         stages=stages,
+        max_patches=check_max_patches(training["max_patches"]),
     )
 
 
+def load_ablation(system: str, name: str, *, path: str | Path | None = None) -> dict[str, dict[str, Any]]:
+    """The variants of an ablation: by name the changes that make each from the recipe's own values.
+
+    Args:
+        system: name of the system.
+        name: a table of ``[ablations]`` in the recipe.
+        path: a TOML file instead of the packaged recipe.
+
+    Raises:
+        ValueError: unknown system or ablation, or one whose variants are not changes of a recipe.
+    """
+    ablations = _read(system, path).get("ablations", {})
+    if not ablations:
+        raise ValueError(f"the recipe of {system} has no ablations")
+    _known("ablation", [name], ablations)
+    variants = ablations[name]
+    if not isinstance(variants, Mapping) or not variants:
+        raise ValueError(f"[ablations.{name}] is a table of variants, got {variants!r}")
+    for variant, changes in variants.items():
+        where = f"[ablations.{name}], variant {variant!r}"
+        # A variant names a folder, beside that of the recipe's own values.
+        if variant == "default" or not _FOLDER_NAME.fullmatch(variant):
+            raise ValueError(f"{where}: expected a name of letters, digits and _ + . - that is not 'default'")
+        if not isinstance(changes, Mapping) or not changes:
+            raise ValueError(f"{where}: expected changes such as {{ model.rank = 16 }}, got {changes!r}")
+        _known(f"table in {where}", changes, _CHANGEABLE)
+    return variants
+
+
+def merge(base: Mapping[str, Any], overlay: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
+    """Nested values of ``base`` with those of ``overlay`` in place; neither is changed.
+
+    Raises:
+        ValueError: a value of another kind than the one it replaces (text for a number, a value for a table); the
+            message names the key.
+    """
+    merged = copy.deepcopy(dict(base))
+    for name, value in overlay.items():
+        key, old = f"{prefix}{name}", merged.get(name)
+        table = isinstance(old, Mapping)
+        if old is not None and _kind(value) != _kind(old) and (value is not None or table):
+            raise ValueError(f"recipe key {key!r} must be {_kind(old)}, got {value!r}")
+        merged[name] = merge(old, value, prefix=f"{key}.") if table else copy.deepcopy(value)
+    return merged
+
+
+def _kind(value: Any) -> str:
+    kinds = {Mapping: "a table", bool: "true or false", int | float: "a number", str: "a text"}
+    return next((kind for types, kind in kinds.items() if isinstance(value, types)), "a list")
+
+
 def _read(system: str, path: str | Path | None) -> dict[str, Any]:
+    """The file's tables, all of them known."""
+    table = tomllib.loads(_text(system, path))
+    if table.get("system") != system:
+        raise ValueError(f"the recipe is for system {table.get('system')!r}, asked for was {system!r}")
+    _known("table", table, _TABLES)
+    for name in _TABLES[1:]:
+        if not isinstance(table.get(name, {}), Mapping):
+            raise ValueError(f"recipe key {name!r} is a table, got {table[name]!r}")
+    return table
+
+
+def _text(system: str, path: str | Path | None) -> str:
     if path is not None:
-        return tomllib.loads(Path(path).read_text())
+        return Path(path).read_text()
     folder = resources.files("survcore.training") / "recipes"
     file = folder / f"{system}.toml"
     if not file.is_file():
@@ -106,21 +176,17 @@ def _read(system: str, path: str | Path | None) -> dict[str, Any]:
             entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
         )
         raise ValueError(f"unknown system {system!r}; recipes exist for: {', '.join(existing)}")
-    return tomllib.loads(file.read_text())
+    return file.read_text()
 
 
-def _known(what: str, given: Mapping[str, Any], allowed: Any) -> None:
+def _number(key: str, value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"recipe key {key!r} must be a number, got {value!r}")
+    return float(value)
+
+
+def _known(what: str, given: Iterable[str], allowed: Any) -> None:
     if unknown := [name for name in given if name not in allowed]:
         raise ValueError(
             f"unknown {what}: {', '.join(map(str, unknown))}; expected one of {', '.join(sorted(allowed))}"
         )
-
-
-def _merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    merged = copy.deepcopy(dict(base))
-    for name, value in overlay.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(name), Mapping):
-            merged[name] = _merge(merged[name], value)
-        else:
-            merged[name] = copy.deepcopy(value)
-    return merged
