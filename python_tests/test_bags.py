@@ -490,6 +490,8 @@ def test_predictions_take_all_patches_or_the_same_few():
     assert list(curves) == ["p2", "p0"]
     alone = predictor.predict(cohort.select([1]), max_patches=30, seed=8)
     assert alone["risk"].item() == pytest.approx(table["risk"].iloc[1], rel=1e-6)
+    assert list(table["subsampled"]) == 3 * ["slide"]
+    assert (predictor.predict(cohort)["subsampled"] == "").all()
     with pytest.raises(ValueError, match="max_patches"):
         predictor.predict(cohort, max_patches=-1)
 
@@ -502,10 +504,11 @@ def test_the_predict_command_takes_max_patches(tmp_path, monkeypatch):
     class Recorder:
         def predict(self, cohort, **options):
             given.append(options["max_patches"])
-            return pd.DataFrame({"completed": [""], "imputed_entries": [0]}, index=cohort.row_ids)
+            return pd.DataFrame({"completed": [""], "imputed_entries": [0], "subsampled": ["slide"]}, cohort.row_ids)
 
     monkeypatch.setattr("survcore.inference.load", lambda path, device: Recorder())
     command = ["predict", str(tmp_path), str(folder), "--out", str(tmp_path / "risks.csv")]
     for options, code in (([], 0), (["--max-patches", "9"], 0), (["--max-patches", "-1"], 2)):
         assert CliRunner().invoke(main, command + options).exit_code == code
     assert given == [0, 9]
+    assert "1 rows were predicted from 9 patches" in CliRunner().invoke(main, [*command, "--max-patches", "9"]).output

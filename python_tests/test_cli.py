@@ -107,6 +107,7 @@ def test_predict_for_patients_with_missing_modalities(trained, folder, tmp_path)
         "completed",
         "fill",
         "imputed_entries",
+        "subsampled",
     ]
     assert set(table["completed"][:10]) == {first} and set(table["available"][:10]) == {second}
     assert (table["survival_6"].astype(float) >= table["survival_24"].astype(float)).all()

@@ -294,6 +294,8 @@ def predict(
     click.echo(f"{len(table)} rows ({(table['completed'] != '').sum()} with completed modalities) written to {out}")
     if imputed := int(table["imputed_entries"].sum()):
         click.echo(f"{imputed} single missing entries took training values (column imputed_entries)")
+    if cut := int((table["subsampled"] != "").sum()):
+        click.echo(f"{cut} rows were predicted from {max_patches} patches of larger bags (column subsampled)")
 
 
 @main.command()

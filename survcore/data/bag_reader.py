@@ -52,6 +52,10 @@ class BagReader:
         present = self.modality.present
         return Bags([partial(self.read, row, max_patches, seed) if present[row] else None for row in rows])
 
+    def larger(self, max_patches: int) -> np.ndarray:
+        """The rows whose bag has more than ``max_patches`` instances, bool [N]."""
+        return np.array([item is not None and item.shape[0] > max_patches for item in self.modality.items])
+
     def read(self, row: int, max_patches: int = 0, seed: int = 0) -> Tensor:
         """The bag of a row: [N, width] without NaN, float16, bfloat16 or float32 as stored (others as float32).
 

@@ -146,6 +146,15 @@ class PreparedCohort:
             weights=None if self.weights is None else self.weights[rows],
         )
 
+    def subsampled(self, max_patches: int) -> np.ndarray:
+        """Where :meth:`batch` with ``max_patches`` takes a part of a bag, bool [N, M]."""
+        cut = np.zeros(self.availability.shape, dtype=bool)
+        for column, modality in enumerate(self.inputs):
+            reader = self.readers.get(modality.name)
+            if max_patches and isinstance(reader, BagReader):
+                cut[:, column] = reader.larger(max_patches)
+        return cut
+
 
 def _take(target: Target, rows: Tensor) -> Target:
     entry = None if target.entry is None else target.entry[rows]

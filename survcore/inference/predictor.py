@@ -33,12 +33,14 @@ class Outputs:
             was drawn, NaN where there is but one draw.
         completed: bool [n, M], modalities that were filled in.
         imputed: int64 [n], single entries that took training values.
+        subsampled: bool [n, M], bags of which ``max_patches`` let only a part be seen.
     """
 
     heads: dict[str, np.ndarray]
     risk_spread: np.ndarray
     completed: np.ndarray
     imputed: np.ndarray
+    subsampled: np.ndarray
 
 
 class Predictor:
@@ -131,6 +133,7 @@ class Predictor:
             torch.cat(spread).numpy(),
             torch.cat(completed).numpy(),
             sum(prepared.imputed.values(), np.zeros(len(prepared), dtype=np.int64)),
+            prepared.subsampled(max_patches),
         )
 
     def predict(
@@ -155,7 +158,8 @@ class Predictor:
             bins), ``risk_spread`` (standard deviation of the risk over single draws; 0 where nothing was drawn, NaN
             where there is but one draw), ``median_survival`` (months, infinite where survival stays above one half),
             ``survival_<m>``, ``restricted_mean`` if asked for, ``available`` and ``completed`` (modalities joined by
-            +), ``fill``, and ``imputed_entries``: single missing entries that took training values.
+            +), ``fill``, ``imputed_entries`` (single missing entries that took training values), and ``subsampled``:
+            modalities, joined by +, of whose bag ``max_patches`` let only a part be seen.
         """
         outputs = self.outputs(cohort, **options)
         curves = self._curves(outputs)
@@ -169,11 +173,12 @@ class Predictor:
         if restricted_mean_to is not None:
             table["restricted_mean"] = curves.restricted_mean(restricted_mean_to)
         names = np.array(self.modalities)
-        filled = [names[row] for row in outputs.completed]
+        filled, cut = ([names[row] for row in mask] for mask in (outputs.completed, outputs.subsampled))
         table["available"] = ["+".join(name for name in names if name not in row) for row in filled]
         table["completed"] = ["+".join(row) for row in filled]
         table["fill"] = [options.get("fill", "own") if len(row) else "" for row in filled]
         table["imputed_entries"] = outputs.imputed
+        table["subsampled"] = ["+".join(row) for row in cut]
         return pd.DataFrame(table, index=pd.Index(cohort.row_ids, name="row_id"))
 
     def predict_survival_function(
