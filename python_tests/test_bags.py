@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 from survcore.batch import Bags, Batch
 from survcore.cli import main
-from survcore.data import Cohort, Preprocessor, arrays, bag_reader
-from survcore.data.array_files import is_mapped, open_arrays, read_chunks
+from survcore.data import Cohort, Preprocessor, arrays, bag_reader, simulate_cohort
+from survcore.data.array_files import open_arrays, read_chunks
 from survcore.data.prepared import PreparedCohort
 from survcore.errors import DataError
 from survcore.inference.predictor import Predictor
@@ -70,6 +70,10 @@ FILES = {
 MAPPED = {"a.npy", "b.safetensors", "c.pt", "d.h5", "user_block.h5", "one.h5"}
 
 
+def is_mapped(path: Path) -> bool:
+    return not open_arrays(path, ("features",), in_place=True)[0].is_meta
+
+
 def prepare(bags: dict, settings: dict | None = None) -> PreparedCohort:
     cohort = Cohort.from_frames({"slide": bags}, None, kinds={"slide": "bag"})
     return Preprocessor.fit(cohort, {"modalities": {"slide": settings or {}}}).transform(cohort)
@@ -88,7 +92,7 @@ def test_bags_read_a_row_when_it_is_asked_for():
     def reader(row):
         return lambda: reads.append(row) or torch.full((row + 1, 2), float(row), dtype=torch.bfloat16)
 
-    bags = Bags([reader(0), None, reader(2)])
+    bags = Bags([reader(0), None, reader(2)], [10, 0, 10])
     moved = bags.take(torch.tensor([2, 1, 0])).take(slice(0, 2)).to("cpu")
     assert len(bags) == 3 and len(moved) == 2 and reads == []
     assert moved[0].shape == (3, 2) and moved[0].dtype == torch.bfloat16 and reads == [2, 2]
@@ -216,6 +220,19 @@ def test_only_chunks_with_chosen_patches_are_read(tmp_path, features):
         open_arrays(path)
 
 
+@pytest.mark.parametrize(("name", "whole", "part"), [("d.h5", 1, 1), ("gzip.h5", 1, 2)])
+def test_an_h5_file_is_not_opened_over_and_over(tmp_path, features, monkeypatch, name, whole, part):
+    FILES[name](tmp_path / name, features)
+    prepared = prepare({"p": tmp_path / name})
+    opened = []
+    original = h5py.File
+    monkeypatch.setattr(h5py, "File", lambda *given, **options: opened.append(given) or original(*given, **options))
+    for most, times in ((0, whole), (30, part)):
+        opened.clear()
+        prepared.batch(max_patches=most).values["slide"][0]
+        assert len(opened) == times
+
+
 def test_an_unchanged_file_is_looked_through_once(tmp_path, features, monkeypatch):
     np.save(tmp_path / "p.npy", features.numpy())
     prepared = prepare({"p": tmp_path / "p.npy"})
@@ -235,24 +252,62 @@ def test_an_unchanged_file_is_looked_through_once(tmp_path, features, monkeypatc
 # ---- missing and infinite values
 
 
+def with_gaps(features: torch.Tensor, share: float) -> list[int]:
+    """Puts a NaN into some entry of a share of the patches; the numbers of the others."""
+    gaps = torch.randperm(len(features))[: round(share * len(features))]
+    features[gaps, torch.randint(0, WIDTH, gaps.shape)] = torch.nan
+    return sorted(set(range(len(features))) - set(gaps.tolist()))
+
+
 @pytest.mark.parametrize("name", ["a.npy", "gzip.h5", None])
-@pytest.mark.parametrize("options", [{}, {"max_patches": 400, "seed": 3}])
-def test_patches_with_a_missing_entry_are_dropped(tmp_path, features, name, options):
-    kept = torch.rand(PATCHES) < 0.6
-    features[~kept, torch.randint(0, WIDTH, ((~kept).sum(),))] = torch.nan
+def test_patches_with_a_missing_entry_are_dropped(tmp_path, features, name):
+    kept = with_gaps(features, 0.4)
     if name:
         FILES[name](tmp_path / name, features)
-    chosen = torch.arange(PATCHES)
-    if options:
-        numbered = torch.arange(PATCHES, dtype=torch.float32)[:, None].expand(PATCHES, WIDTH)
-        chosen = read(numbered, **options)[:, 0].long()
-    got = read(tmp_path / name if name else features, **options)
-    assert got.dtype == torch.float16 and torch.equal(got, features[chosen[kept[chosen]]])
+    prepared = prepare({"p": tmp_path / name if name else features})
+    # As many as there are whole ones, or more: all of them.
+    for most in (0, len(kept), len(kept) + 1, PATCHES - 1, PATCHES):
+        got = prepared.batch(max_patches=most).values["slide"][0]
+        assert got.dtype == torch.float16 and torch.equal(got, features[kept])
+        assert prepared.dropped_patches().tolist() == [PATCHES - len(kept)]
+        assert not prepared.subsampled(most).any()
+
+
+@pytest.mark.parametrize("name", ["a.npy", "gzip.h5", None])
+@pytest.mark.parametrize(("most", "share"), [(1, 0.9), (3, 0.5), (40, 0.9), (150, 0.6), (400, 0.01)])
+def test_a_subsample_walks_on_past_missing_entries(tmp_path, features, name, most, share):
+    kept = set(with_gaps(features, share))
+    if name:
+        FILES[name](tmp_path / name, features)
+
+    def whole_of(count: int) -> list[int]:
+        """Those without a gap of the first ``count`` that are drawn."""
+        bag = torch.arange(PATCHES, dtype=torch.float32)[:, None]
+        return sorted(kept.intersection(chosen(read(bag, max_patches=count, seed=3))))
+
+    count = next(count for count in range(most, PATCHES) if len(whole_of(count)) == most)
+    prepared = prepare({"p": tmp_path / name if name else features})
+    got = prepared.batch(max_patches=most, seed=3).values["slide"][0]
+    assert got.dtype == torch.float16 and torch.equal(got, features[whole_of(count)])
+    assert prepared.dropped_patches().tolist() == [count - most]
+    assert prepared.subsampled(most).all()
+
+
+def test_a_subsample_reads_no_more_than_it_takes(monkeypatch):
+    features = torch.zeros(40 * PATCHES, WIDTH)
+    features[::2, 0] = torch.nan
+    prepared = prepare({"p": features})
+    read = []
+    original = bag_reader.missing_rows
+    monkeypatch.setattr(bag_reader, "missing_rows", lambda *block: read.extend(block[1]) or original(*block))
+    assert len(prepared.batch(max_patches=100).values["slide"][0]) == 100
+    assert 150 < len(set(read)) < 350
 
 
 def test_a_bag_of_missing_entries_alone_is_refused():
-    with pytest.raises(DataError, match="'slide', row 'p': all 30 instances read hold missing entries"):
-        read(torch.full((30, WIDTH), torch.nan))
+    for most in (0, 7):
+        with pytest.raises(DataError, match="'slide', row 'p': all 30 instances hold missing entries"):
+            read(torch.full((30, WIDTH), torch.nan), max_patches=most)
 
 
 @pytest.mark.parametrize("name", ["a.npy", "patch_chunks.h5", "gzip.h5"])
@@ -471,6 +526,64 @@ def test_fit_takes_max_patches_from_the_recipe(monkeypatch):
     assert predictor.description["run"]["recipe"]["max_patches"] == 7
 
 
+class Killed(Exception):
+    """Stands for a kill in the middle of a run."""
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_resume_with_subsampled_bags_equals_an_undisturbed_run(tmp_path, monkeypatch):
+    """One run killed in the second of two epochs of warm-up, of joint training and of the diffusion."""
+    modalities = {"slide": "bag", "rna": "vector"}
+    cohort = simulate_cohort(24, seed=1, modalities=modalities, missing=0.2, patches=(8, 16), bag_width=13)
+    changes = {
+        "model": {"width": 16, "rank": 4, "heads": 2, "denoiser_layers": 1, "denoiser_heads": 2},
+        "training": {"max_patches": 6},
+        "stages": {
+            "warm_up": {"epochs": 2, "batch_size": 8},
+            "joint": {"epochs": 2, "batch_size": 8},
+            "diffusion": {"epochs": 2, "steps_per_epoch": 2},
+        },
+    }
+    plan = load_recipe("must", changes=changes)
+    undisturbed = fit("must", cohort, recipe=plan, seed=3, out=tmp_path / "whole")
+    advance = loop.Progress.advance
+    # Epochs begun since the last start; the lost one is begun again.
+    for start, kill_after in enumerate((1, 2, 2)):
+        epochs = iter(range(9))
+
+        def killing(self, row, epochs=epochs, kill_after=kill_after):
+            advance(self, row)
+            # The display is told before the checkpoint is written, so this epoch is lost, as in a real kill.
+            if next(epochs) == kill_after:
+                raise Killed
+
+        monkeypatch.setattr(loop.Progress, "advance", killing)
+        with pytest.raises(Killed):
+            fit("must", cohort, recipe=plan, seed=3, out=tmp_path / "broken", resume=start > 0)
+    monkeypatch.setattr(loop.Progress, "advance", advance)
+    resumed = fit("must", cohort, recipe=plan, seed=3, out=tmp_path / "broken", resume=True)
+    ours, theirs = resumed.system.state_dict(), undisturbed.system.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    history = (tmp_path / "broken/history.csv").read_text()
+    assert history == (tmp_path / "whole/history.csv").read_text()
+    assert [line.split(",")[0] for line in history.splitlines()[1:]] == sorted(
+        2 * list(plan.stages), key=list(plan.stages).index
+    )
+
+
+def test_predictions_say_how_many_patches_were_dropped():
+    bags = {"gaps": np.arange(10.0)[:, None], "whole": np.arange(4.0)[:, None]}
+    bags["gaps"][[1, 2, 7]] = np.nan
+    outcomes = pd.DataFrame({"time": [1.0, 2.0], "event": [1, 0]}, index=["gaps", "whole"])
+    cohort = Cohort.from_frames({"slide": bags}, outcomes, time_unit="months", kinds={"slide": "bag"})
+    preprocessor = Preprocessor.fit(cohort, {"bins": 2})
+    predictor = Predictor(mean_patch(preprocessor.transform(cohort)), preprocessor, {"longest_follow_up": 3.0})
+    assert predictor.predict(cohort, batch_size=1)["dropped_patches"].to_dict() == {"gaps": 3, "whole": 0}
+    # Seven patches are whole, so eight are no limit, and four are one.
+    for most, cut in ((8, ["", ""]), (4, ["slide", ""])):
+        assert list(predictor.predict(cohort, max_patches=most)["subsampled"]) == cut
+
+
 def test_predictions_take_all_patches_or_the_same_few():
     bags = numbered(3)
     outcomes = pd.DataFrame({"time": [1.0, 2.0, 3.0], "event": [1, 1, 0]}, index=list(bags))
@@ -504,11 +617,14 @@ def test_the_predict_command_takes_max_patches(tmp_path, monkeypatch):
     class Recorder:
         def predict(self, cohort, **options):
             given.append(options["max_patches"])
-            return pd.DataFrame({"completed": [""], "imputed_entries": [0], "subsampled": ["slide"]}, cohort.row_ids)
+            columns = {"completed": [""], "imputed_entries": [0], "subsampled": ["slide"], "dropped_patches": [3]}
+            return pd.DataFrame(columns, cohort.row_ids)
 
     monkeypatch.setattr("survcore.inference.load", lambda path, device: Recorder())
     command = ["predict", str(tmp_path), str(folder), "--out", str(tmp_path / "risks.csv")]
     for options, code in (([], 0), (["--max-patches", "9"], 0), (["--max-patches", "-1"], 2)):
         assert CliRunner().invoke(main, command + options).exit_code == code
     assert given == [0, 9]
-    assert "1 rows were predicted from 9 patches" in CliRunner().invoke(main, [*command, "--max-patches", "9"]).output
+    output = CliRunner().invoke(main, [*command, "--max-patches", "9"]).output
+    assert "1 rows were predicted from 9 patches" in output
+    assert "3 patches with a missing entry were left out" in output

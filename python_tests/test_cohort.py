@@ -314,6 +314,31 @@ def test_fingerprint_follows_ids_outcomes_and_availability():
     assert len(cohort.fingerprint()) == 16
 
 
+def test_fingerprint_follows_the_values_of_bags():
+    def mark(**changed) -> str:
+        features = np.random.default_rng(0).random((3000, 40), dtype=np.float32)
+        coords = np.arange(6000).reshape(3000, 2)
+        for place, value in changed.get("features", {}).items():
+            features[place] = value
+        for place, value in changed.get("coords", {}).items():
+            coords[place] = value
+        bag = {"features": features.astype(changed.get("dtype", np.float32)), "coords": coords}
+        bag = {name: part[: changed.get("rows", 3000)] for name, part in bag.items()}
+        return Cohort.from_frames({"slide": {"p": bag, "q": np.ones((2, 40))}}, None).fingerprint()
+
+    changes = [
+        {},
+        {"features": {(0, 3): 2}},
+        {"features": {(1500, 0): 2}},
+        {"features": {(2999, 39): 2}},
+        {"coords": {(0, 1): 7}},
+        {"dtype": np.float16},
+        {"rows": 2999},
+    ]
+    assert len({mark(**change) for change in changes}) == len(changes)
+    assert mark() == mark()
+
+
 def test_a_large_cohort_is_made_without_a_loop_over_rows():
     count = 100_000
     rows = np.char.add("r", np.arange(count).astype(str))

@@ -134,6 +134,53 @@ def test_other_array_files_round_trip_what_they_can_hold(tmp_path, arrays):
     assert_same(Cohort.from_folder(tmp_path / "cohort"), cohort)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_large_bags_have_one_fingerprint_in_memory_and_in_every_file(tmp_path, dtype):
+    features = torch.randn(3000, 40).to(dtype)
+    coords = torch.randint(0, 100_000, (3000, 2))
+    cohort = Cohort.from_frames({"slides": {"p": {"features": features, "coords": coords}}}, None)
+    types = ["safetensors", "pt"] if dtype == torch.bfloat16 else ["safetensors", "pt", "h5"]
+    for arrays in types:
+        cohort.to_folder(tmp_path / arrays, arrays=arrays)
+        assert Cohort.from_folder(tmp_path / arrays).fingerprint() == cohort.fingerprint()
+    if "h5" not in types:
+        return
+    file = tmp_path / "h5" / "slides" / "p.h5"
+    for chunks in ((7, 40), (1, 500, 3)):
+        with h5py.File(file, "w") as written:
+            array = features.numpy() if len(chunks) == 2 else features.numpy()[None]
+            written.create_dataset("features", data=array, chunks=chunks, compression="gzip")
+            written.create_dataset("coords", data=coords.numpy(), chunks=(100, 2))
+        assert Cohort.from_folder(tmp_path / "h5").fingerprint() == cohort.fingerprint()
+    with h5py.File(file, "r+") as written:
+        written["features"][0, 1500] = features[1500].numpy() + 1
+    assert Cohort.from_folder(tmp_path / "h5").fingerprint() != cohort.fingerprint()
+
+
+def test_a_fingerprint_reads_little_of_a_slide(tmp_path, monkeypatch):
+    values = np.zeros((1000, 1024), dtype=np.float32)
+    with h5py.File(tmp_path / "p.h5", "w") as file:
+        file.create_dataset("features", data=values, chunks=(10, 1024))
+    cohort = Cohort.from_frames({"slides": {"p": tmp_path / "p.h5"}}, None, kinds={"slides": "bag"})
+    read = []
+    original = h5py.Dataset.__getitem__
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda self, key: read.append(key[0]) or original(self, key))
+    cohort.fingerprint()
+    assert {(part.start // 100, (part.stop - 1) // 100) for part in read} <= {(0, 0), (4, 4), (4, 5), (5, 5), (9, 9)}
+    assert sum(part.stop - part.start for part in read) < 100
+
+
+def test_images_in_chunks_have_the_fingerprint_of_images_in_memory(tmp_path):
+    images = {"p": np.random.default_rng(0).random((9, 3, 80, 80))}
+    with h5py.File(tmp_path / "p.h5", "w") as file:
+        file.create_dataset("features", data=images["p"][None], chunks=(1, 2, 3, 7, 80), compression="gzip")
+    prints = {
+        Cohort.from_frames({"scan": given}, None, kinds={"scan": "images"}).fingerprint()
+        for given in (images, {"p": tmp_path / "p.h5"})
+    }
+    assert len(prints) == 1
+
+
 def test_rows_and_modalities_that_were_taken_away_round_trip(tmp_path):
     cohort = full_cohort().without("vector").without("bag_half").without("text").only(["vector", "bag_half", "text"])
     cohort.to_folder(tmp_path / "cohort", tables="csv")

@@ -505,9 +505,9 @@ def latent_diffusion(width: int = WIDTH, layers: int = 2) -> LatentDiffusion:
     return LatentDiffusion("omics", Denoiser(width, layers=layers, heads=2), NoiseSchedule())
 
 
-def test_statistics_standardise_and_refuse_no_rows() -> None:
+def test_statistics_whiten_and_refuse_no_rows() -> None:
     model = latent_diffusion()
-    latents = torch.randn(50, WIDTH) * 3 + 1
+    latents = torch.randn(50, WIDTH) @ torch.randn(WIDTH, WIDTH) * 3 + 1
     latents[:, 2] = 4.0
     assert not model.fitted
     with pytest.raises(RuntimeError, match="'omics' has not been trained"):
@@ -517,8 +517,14 @@ def test_statistics_standardise_and_refuse_no_rows() -> None:
     model.fit_statistics(latents)
     assert model.fitted
     torch.testing.assert_close(model.mean, latents.mean(0))
-    torch.testing.assert_close(model.deviation[:2], latents.std(0, correction=0)[:2])
-    assert model.deviation[2] == 1.0
+    whitened = (latents - model.mean) @ model.directions / model.deviation
+    covariance = torch.cov(whitened.T, correction=0)
+    variance = latents.var(0, correction=0).sum() / WIDTH
+    expected = 1 - 0.1 * variance / model.deviation.square()
+    torch.testing.assert_close(covariance, torch.diag(expected), rtol=1e-3, atol=1e-4)
+    assert expected.min() < 1e-3 and expected.max() > 0.9
+    model.fit_statistics(latents[:1])
+    assert torch.equal(model.deviation, torch.ones(WIDTH))
     again = latent_diffusion()
     again.load_state_dict(model.state_dict())
     assert again.fitted and torch.equal(again.mean, model.mean)

@@ -245,7 +245,7 @@ def test_joint_loss_is_the_weighted_sum_of_its_parts(settings: dict[str, Any]) -
     losses = system.losses(batch, "joint")
     parts = losses.parts
     assert set(parts) == {"survival", "decomposition", "shared", "orthogonality"}
-    expected = parts["survival"] + parts["decomposition"] + parts["shared"] + 0.5 * parts["orthogonality"]
+    expected = parts["survival"] + 0.1 * (parts["decomposition"] + parts["shared"]) + 0.5 * parts["orthogonality"]
     torch.testing.assert_close(losses.loss, expected)
     assert losses.risk is not None and losses.risk.shape == (14,)
     complete = batch.availability.all(1)
@@ -280,14 +280,42 @@ def test_diffusion_loss_uses_the_rows_that_own_the_modality(condition: str) -> N
         again = Batch(row_key=batch.row_key[rows], availability=batch.availability[rows], latents=some)
         same = system.losses(again, "diffusion", seed=4).parts["diffusion/omics"]
         torch.testing.assert_close(same, losses.parts["diffusion/omics"])
-        given = system._training_condition(latents, batch.availability, 1)
-    both = batch.availability.all(1)
-    if condition == "recovered":
-        torch.testing.assert_close(given[both], latents["recovered"][both][:, [0, 2]].mean(1))
-        alone = batch.availability.sum(1) == 1
-        torch.testing.assert_close(given[alone], latents["shared"][alone])
-    else:
-        torch.testing.assert_close(given, latents["shared"])
+
+
+def test_training_conditions_are_standardised_and_show_any_of_the_other_modalities() -> None:
+    system, batch = make_system(), make_batch(INPUTS[:3], rows=70, missing=True)
+    with torch.no_grad():
+        latents = system.latents(batch)
+    owned = batch.availability
+    system.start_stage("diffusion", latents, owned)
+    standard = torch.zeros_like(latents["recovered"])
+    for m in range(3):
+        rows = latents["recovered"][owned[:, m], m]
+        standard[owned[:, m], m] = (rows - rows.mean(0)) / rows.std(0, correction=0)
+    cached = Batch(row_key=batch.row_key, availability=owned, latents=latents)
+    given = torch.stack([system._training_condition(cached, 1, seed) for seed in range(8)])
+    assert torch.equal(given[3], system._training_condition(cached, 1, 3))
+    both, single = owned[:, 0] & owned[:, 2], owned.sum(1) == 1
+    choices = torch.stack((standard[:, 0], standard[:, 2], standard[:, [0, 2]].mean(1)))
+    fits = (given[:, None] - choices[None]).abs().amax(-1) < 1e-4
+    assert fits[:, :, both].any(1).all() and fits[:, :, both].any(0).any(1).all()
+    torch.testing.assert_close(given[0, owned[:, 0] & ~owned[:, 2]], standard[owned[:, 0] & ~owned[:, 2], 0])
+    # A row that owns nothing else keeps its own part.
+    torch.testing.assert_close(given[0, single], standard[single].sum(1))
+
+
+def test_conditions_as_the_paper_prints_them() -> None:
+    system = make_system(diffusion_condition="shared", condition_scale="none")
+    batch = make_batch(INPUTS[:3], missing=True)
+    with torch.no_grad():
+        latents = system.latents(batch)
+    system.start_stage("diffusion", latents, batch.availability)
+    cached = Batch(row_key=batch.row_key, availability=batch.availability, latents=latents)
+    torch.testing.assert_close(system._training_condition(cached, 1, 0), latents["shared"])
+    scaled = make_system(diffusion_condition="shared")
+    scaled.start_stage("diffusion", latents, batch.availability)
+    expected = (latents["shared"] - latents["shared"].mean(0)) / latents["shared"].std(0, correction=0)
+    torch.testing.assert_close(scaled._training_condition(cached, 1, 0), expected)
 
 
 def test_losses_depend_on_seed_and_row_only() -> None:

@@ -14,6 +14,7 @@ from survcore.batch import Bags, Batch, ModalityInput, Target
 from survcore.models import must_encoder
 from survcore.models.must import MUST
 from survcore.nn import TransMIL
+from survcore.nn.pieces import recomputed
 
 FEATURES = 9
 INPUTS = (
@@ -117,19 +118,27 @@ def test_without_its_positions_a_small_bag_has_no_order() -> None:
 
 @pytest.mark.parametrize("stage", ["warm_up", "joint"])
 def test_rows_encoded_again_have_the_same_gradients(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    system, batch = make_system(), make_batch(PATTERNS, sizes=[3, 40, 30, 9, 50, 3, 7])
-    found = []
-    for again in (True, False):
-        if not again:
-            monkeypatch.setattr(must_encoder, "recomputed", lambda function, *arguments, when: function(*arguments))
+    system, batch = make_system().train(), make_batch(PATTERNS, sizes=[3, 40, 30, 9, 50, 3, 7])
+    found, calls = [], []
+
+    def counted(function: Any, *arguments: Any, when: bool) -> Any:
+        # The devices whose random draws are repeated are those of the tensors among the arguments.
+        assert any(isinstance(argument, Tensor) for argument in arguments)
+        calls.append(when)
+        return recomputed(function, *arguments, when=when)
+
+    monkeypatch.setattr(must_encoder, "recomputed", counted)
+    for kept in (0, 10**9):
+        monkeypatch.setattr(must_encoder, "_KEPT_PATCHES", kept)
         system.zero_grad(set_to_none=True)
+        torch.manual_seed(3)
         losses = system.losses(batch, stage)
         losses.loss.backward()
         found.append([losses.loss.detach(), *(p.grad for p in system.parameters() if p.grad is not None)])
-    assert len(found[0]) == len(found[1]) > 10
-    for recomputed, kept in zip(*found, strict=True):
-        assert recomputed.isfinite().all()
-        torch.testing.assert_close(recomputed, kept)
+    assert len(found[0]) == len(found[1]) > 10 and calls == 4 * [True] + 4 * [False]
+    for again, held in zip(*found, strict=True):
+        assert again.isfinite().all()
+        torch.testing.assert_close(again, held)
 
 
 def test_a_row_is_read_when_its_turn_comes() -> None:
@@ -144,9 +153,18 @@ def test_a_row_is_read_when_its_turn_comes() -> None:
 
     system = make_system()
     batch = make_batch(torch.tensor([[True, True, False], [False, True, False], [True, False, False]]))
-    batch = replace(batch, values={**batch.values, "slide": Bags([reader(0), None, reader(2)])})
+    batch = replace(batch, values={**batch.values, "slide": Bags([reader(0), None, reader(2)], [10, 0, 10])})
     encode(system, batch)
     assert held == [0, 2]
+
+
+def test_a_batch_may_be_empty_or_own_no_bag() -> None:
+    system = make_system()
+    nothing = encode(system, make_batch(torch.ones(0, 3, dtype=torch.bool)))
+    assert nothing["whole"].shape == (0, 3, 16) and nothing["cross"].shape == (0, 3, 3, 16)
+    batch = make_batch(torch.tensor([[False, True, True], [False, True, False]]))
+    parts = encode(system, batch)
+    assert parts["whole"][:, 1].any(1).all() and not parts["whole"][:, 0].any()
 
 
 def test_two_bags_attend_to_each_other() -> None:

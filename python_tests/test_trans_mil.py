@@ -34,7 +34,7 @@ def block() -> TransMIL:
     return TransMIL(WIDTH, HEADS, LANDMARKS).double().eval()
 
 
-@pytest.fixture(params=[64, 2048])
+@pytest.fixture(params=[5, 64, 2048])
 def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setitem(pieces._PIECE, "cpu", request.param)
     return request.param
@@ -214,4 +214,5 @@ def test_a_bag_of_200_000_patches_needs_two_buffers_of_tokens() -> None:
 def test_training_memory_is_a_few_buffers_of_tokens() -> None:
     patches, width = 40_000, 64
     buffer = patches * width * 4
-    assert peak_growth(patches, width, 32, 1) < 60 * buffer
+    # Intermediate values that are kept take more than twice as much.
+    assert peak_growth(patches, width, 32, 1) < 75 * buffer

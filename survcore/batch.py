@@ -49,11 +49,18 @@ class Bags:
 
     Args:
         readers: per row what reads its bag [N_i, width], or None where the row lacks it.
+        sizes: per row how many instances its bag has at most, 0 where the row lacks it.
         device: where the bags are put.
     """
 
-    def __init__(self, readers: Sequence[Callable[[], Tensor] | None], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        readers: Sequence[Callable[[], Tensor] | None],
+        sizes: Sequence[int],
+        device: torch.device | str = "cpu",
+    ) -> None:
         self._readers = tuple(readers)
+        self.sizes = tuple(sizes)
         self.device = torch.device(device)
 
     @classmethod
@@ -61,7 +68,8 @@ class Bags:
         """Bags held in memory, [N_i, width] each on one device; None where a row lacks its bag."""
         held = [tensor for tensor in tensors if tensor is not None]
         readers = [None if tensor is None else partial(_itself, tensor) for tensor in tensors]
-        return cls(readers, held[0].device if held else "cpu")
+        sizes = [0 if tensor is None else len(tensor) for tensor in tensors]
+        return cls(readers, sizes, held[0].device if held else "cpu")
 
     def __len__(self) -> int:
         return len(self._readers)
@@ -81,14 +89,15 @@ class Bags:
     def take(self, rows: slice | Tensor) -> Bags:
         """The bags of a slice or an int64 index of rows, in its order; none is read."""
         if isinstance(rows, slice):
-            return Bags(self._readers[rows], self.device)
+            return Bags(self._readers[rows], self.sizes[rows], self.device)
         if rows.dtype != torch.int64:
             raise ValueError(f"expected a slice or an int64 index of rows, got {rows.dtype}")
-        return Bags([self._readers[row] for row in rows.tolist()], self.device)
+        numbers = rows.tolist()
+        return Bags([self._readers[row] for row in numbers], [self.sizes[row] for row in numbers], self.device)
 
     def to(self, device: torch.device | str) -> Bags:
         """The same bags, read to another device."""
-        return Bags(self._readers, device)
+        return Bags(self._readers, self.sizes, device)
 
 
 def _itself(tensor: Tensor) -> Tensor:
@@ -133,8 +142,8 @@ class Batch:
     def __len__(self) -> int:
         return self.availability.shape[0]
 
-    def take(self, rows: slice) -> Batch:
-        """Some rows of the batch; none of their bags is read."""
+    def take(self, rows: slice | Tensor) -> Batch:
+        """A slice of rows, or those of an int64 index on the CPU; none of their bags is read."""
         parts = ("row_key", "availability", "values", "observed", "target", "weights", "latents")
         return self._mapped(parts, lambda part: part.take(rows) if isinstance(part, Bags) else part[rows])
 

@@ -44,7 +44,7 @@ def run_demo(
     training, held_out = cohort.select(~test), cohort.select(test)
     say(cohort.summary())
     say(f"\ntraining MUST on {len(training)} simulated patients ...")
-    shorter = {"stages": {"diffusion": {"epochs": 3, "steps_per_epoch": 50} if quick else {"epochs": 10}}}
+    shorter = {"stages": {"diffusion": {"epochs": 4 if quick else 20}}}
     predictor = fit("must", training, seed=seed, out=out, quick=quick, changes=shorter, label="MUST", checkpoints=False)
     say(f"trained in {time.perf_counter() - started:.0f} s")
     for name, value in predictor.description["diagnostics"].items():

@@ -30,8 +30,13 @@ ARRAY_SUFFIXES = (".npy", ".safetensors", ".h5", ".pt")
 PARTS = ("features", "coords")
 
 
-def open_arrays(path: Path, wanted: Collection[str] = PARTS) -> tuple[Tensor, Tensor | None]:
-    """Features and coords of a file; a part that is not ``wanted`` is a tensor of its shape without values.
+def open_arrays(path: Path, wanted: Collection[str] = PARTS, *, in_place: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Features and coords of a file; a part that is not ``wanted`` is a meta tensor of its shape, without values.
+
+    Args:
+        path: the file.
+        wanted: any of :data:`PARTS`.
+        in_place: what HDF5 would have to read is a meta tensor too; :func:`read_chunks` gives some of its rows.
 
     Raises:
         DataError: no such file, an unknown type, a damaged file, or something that is not numeric.
@@ -39,30 +44,20 @@ def open_arrays(path: Path, wanted: Collection[str] = PARTS) -> tuple[Tensor, Te
     if path.suffix not in _READERS:
         raise DataError(f"{path}: unknown array file type; expected one of {', '.join(_READERS)}")
     with _damage_told(path):
-        return _READERS[path.suffix](path, wanted)
+        return _READERS[path.suffix](path, wanted, in_place)
 
 
-def is_mapped(path: Path) -> bool:
-    """Whether the features can be read here and there in place; not so of an h5 dataset in chunks."""
-    if path.suffix != ".h5":
-        return True
-    import h5py
+def read_chunks(path: Path, index: np.ndarray, most: int, rank: int = 2) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Rows of an h5 dataset [N, ...] or [1, N, ...] by a sorted index, about ``most`` rows of it at a time.
 
-    with _damage_told(path), h5py.File(path, "r") as file:
-        return _place(_dataset(file, path)) is not None
-
-
-def read_chunks(path: Path, index: np.ndarray, most: int) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Instances of an h5 dataset [N, width] or [1, N, width] by a sorted index, about ``most`` rows of it at a time.
-
-    Only chunks that hold a chosen instance are read, each once (h5py's own indexing by a list takes about 1 ms per
-    instance). Yields the numbers of some instances and their values.
+    Only chunks that hold a chosen row are read, each once (h5py's own indexing by a list takes about 1 ms per row).
+    ``rank`` is that of [N, ...]. Yields the numbers of some rows and their values.
     """
     import h5py
 
     with _damage_told(path), h5py.File(path, "r") as file:
         dataset = _dataset(file, path)
-        axis = dataset.ndim - 2
+        axis = dataset.ndim - rank
         chunk = dataset.chunks[axis] if dataset.chunks else 1
         window = chunk * max(1, most // chunk)
         for numbers in _split(index, np.diff(index // window) > 0):
@@ -117,12 +112,12 @@ def as_tensor(data: Any, where: str) -> Tensor:
         raise DataError(f"{where}: arrays of dtype {array.dtype} are not supported") from None
 
 
-def _read_npy(path: Path, wanted: Collection[str]) -> tuple[Tensor, Tensor | None]:
+def _read_npy(path: Path, wanted: Collection[str], in_place: bool) -> tuple[Tensor, Tensor | None]:
     array = np.load(path, mmap_mode="c", allow_pickle=False)
     return as_tensor(array, str(path)) if "features" in wanted else _header(array, str(path)), None
 
 
-def _read_safetensors(path: Path, wanted: Collection[str]) -> tuple[Tensor, Tensor | None]:
+def _read_safetensors(path: Path, wanted: Collection[str], in_place: bool) -> tuple[Tensor, Tensor | None]:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
@@ -138,7 +133,7 @@ def _read_safetensors(path: Path, wanted: Collection[str]) -> tuple[Tensor, Tens
         return features, read("coords", "coords") if "coords" in names else None
 
 
-def _read_h5(path: Path, wanted: Collection[str]) -> tuple[Tensor, Tensor | None]:
+def _read_h5(path: Path, wanted: Collection[str], in_place: bool) -> tuple[Tensor, Tensor | None]:
     import h5py
 
     with h5py.File(path, "r") as file:
@@ -150,12 +145,14 @@ def _read_h5(path: Path, wanted: Collection[str]) -> tuple[Tensor, Tensor | None
             offset = _place(dataset)
             if offset is not None:
                 return as_tensor(np.memmap(path, dataset.dtype, "c", offset, dataset.shape), where)
+            if in_place:
+                return _header(dataset, where)
             return as_tensor(_read_dataset(dataset), where)
 
         return read(_dataset(file, path), "features"), read(file["coords"], "coords") if "coords" in file else None
 
 
-def _read_pt(path: Path, wanted: Collection[str]) -> tuple[Tensor, Tensor | None]:
+def _read_pt(path: Path, wanted: Collection[str], in_place: bool) -> tuple[Tensor, Tensor | None]:
     try:
         # Only zip archives (torch >= 1.6) can be mapped.
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from survcore.data.array_files import is_mapped, open_arrays, read_chunks
+from survcore.data.array_files import open_arrays, read_chunks
 from survcore.errors import DataError
 
 RANKS = {"tokens": 2, "bag": 2, "images": 4, "volume": 4}
@@ -43,10 +43,12 @@ class ArrayItem(ABC):
 
     @abstractmethod
     def blocks(self, index: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Instances of a bag, some at a time, without reading the others: their numbers and values, unchecked.
+        """Rows along the first axis (instances of a bag), some at a time, without reading the others.
+
+        Yields their numbers and their values, unchecked.
 
         Args:
-            index: sorted int64 numbers of the instances; all by default.
+            index: sorted int64 numbers of the rows; all by default.
         """
 
     @abstractmethod
@@ -117,16 +119,17 @@ class StoredArray(ArrayItem):
         return None if self._look_through(features) else features
 
     def blocks(self, index: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, Tensor]]:
-        if is_mapped(self.path):
-            return _blocks(self._open("features")[0], index, self.block_rows)
-        self._open()
-        return read_chunks(self.path, np.arange(self.shape[0]) if index is None else index, self.block_rows)
+        features, _ = self._open("features", in_place=True)
+        if not features.is_meta:
+            return _blocks(features, index, self.block_rows)
+        index = np.arange(self.shape[0]) if index is None else index
+        return read_chunks(self.path, index, self.block_rows, len(self.shape))
 
     def coords(self) -> Tensor | None:
         return self._open("coords")[1]
 
-    def _open(self, *wanted: str) -> tuple[Tensor, Tensor | None]:
-        features, positions = _checked(*open_arrays(self.path, wanted), self.kind, self.where)
+    def _open(self, *wanted: str, in_place: bool = False) -> tuple[Tensor, Tensor | None]:
+        features, positions = _checked(*open_arrays(self.path, wanted, in_place=in_place), self.kind, self.where)
         if tuple(features.shape) != self.shape:
             raise DataError(
                 f"{self.where}: the file has changed: its shape was {list(self.shape)}, now {list(features.shape)}"

@@ -286,7 +286,10 @@ class Cohort:
             )
 
     def fingerprint(self) -> str:
-        """16 hex digits that change with ids, outcomes, folds, splits, weights or values (of arrays, their shapes)."""
+        """16 hex digits that change with ids, outcomes, folds, splits, weights or values.
+
+        Of large arrays a few rows at the start, the middle and the end count; DataError where a file is damaged.
+        """
         return fingerprint(self)
 
     def _take(self, index: np.ndarray) -> Cohort:

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+
+from survcore.data.arrays import ArrayItem
 
 if TYPE_CHECKING:
     from survcore.data.cohort import Cohort
 
+# Values of an array that are looked at in one place: little beside a slide, more than chance could make equal.
+_LOOKED_AT = 2**14
+
 
 def fingerprint(cohort: Cohort) -> str:
-    """16 hex digits over ids, outcomes, folds, splits, weights, tables and texts; arrays count by their shapes."""
+    """16 hex digits over ids, outcomes, folds, splits, weights, tables, texts and arrays.
+
+    Of a large array the shape, the dtype and some rows at its start, middle and end count, so a slide is never read
+    whole (but by HDF5 where one chunk holds it all); where a file lies and of which type it is do not count.
+
+    Raises:
+        DataError: an array file that is gone or damaged.
+    """
     digest = hashlib.blake2b(digest_size=8)
 
     def add(values: Any) -> None:
@@ -34,5 +48,19 @@ def fingerprint(cohort: Cohort) -> str:
         if modality.items is None:
             add(modality.table)
         else:
-            add([item if item is None or isinstance(item, str) else item.shape for item in modality.items])
+            add([_array_mark(item) if isinstance(item, ArrayItem) else item for item in modality.items])
+    return digest.hexdigest()
+
+
+def _array_mark(item: ArrayItem) -> str:
+    count = item.shape[0]
+    rows = min(count, max(1, _LOOKED_AT // math.prod(item.shape[1:])))
+    starts = np.array([0, (count - rows) // 2, count - rows])
+    index = np.unique(starts[:, None] + np.arange(rows))
+    parts, coords = [torch.cat([block for _, block in item.blocks(index)])], item.coords()
+    if coords is not None:
+        parts.append(coords[torch.from_numpy(index)])
+    digest = hashlib.blake2b(repr((item.shape, [part.dtype for part in parts])).encode(), digest_size=8)
+    for part in parts:
+        digest.update(part.contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -115,7 +115,8 @@ class PreparedCohort:
         Args:
             index: the rows.
             max_patches: largest number of instances of a bag; a larger bag gives a subsample without replacement that
-                follows from (seed, row id, modality) alone and keeps the order. 0 for all.
+                follows from (seed, row id, modality) alone and keeps the order, and has that many instances without NaN
+                where the bag does. 0 for all.
             seed: of that choice.
 
         Raises:
@@ -147,13 +148,21 @@ class PreparedCohort:
         )
 
     def subsampled(self, max_patches: int) -> np.ndarray:
-        """Where :meth:`batch` with ``max_patches`` takes a part of a bag, bool [N, M]."""
+        """Where :meth:`batch` with ``max_patches`` takes a part of a bag, bool [N, M].
+
+        Instances known to hold a missing entry do not count, so it is exact once the bags were read.
+        """
         cut = np.zeros(self.availability.shape, dtype=bool)
         for column, modality in enumerate(self.inputs):
             reader = self.readers.get(modality.name)
             if max_patches and isinstance(reader, BagReader):
                 cut[:, column] = reader.larger(max_patches)
         return cut
+
+    def dropped_patches(self) -> np.ndarray:
+        """Instances that the last reading of each row's bags left out for a missing entry, int64 [N]."""
+        readers = [reader for reader in self.readers.values() if isinstance(reader, BagReader)]
+        return sum((reader.dropped for reader in readers), np.zeros(len(self), dtype=np.int64))
 
 
 def _take(target: Target, rows: Tensor) -> Target:

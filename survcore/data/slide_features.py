@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from survcore.data.leaks import outcome_columns
 from survcore.data.messages import counted, listed
+from survcore.data.prepare_shared import refuse_outcomes
 from survcore.errors import DataError
 
 PATIENT_COLUMNS = ("bcr_patient_barcode", "case_id")
@@ -109,9 +109,7 @@ def _features(slides: pd.DataFrame, path: Path, pattern: str | None, names: str 
         if not renamed:
             wanted = f"matches {pattern!r}" if pattern else f"ends in {' or '.join(FEATURE_SUFFIXES)}"
             raise DataError(f"{path}: no column name {wanted}; the columns are {listed(slides)}")
-    leaks = outcome_columns([*renamed, *renamed.values()])
-    if leaks:
-        raise DataError(f"{path}: columns that carry the outcome cannot be features: {listed(dict.fromkeys(leaks))}")
+    refuse_outcomes(dict.fromkeys([*renamed, *renamed.values()]), path)
     return renamed
 
 

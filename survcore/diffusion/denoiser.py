@@ -38,9 +38,12 @@ class Denoiser(nn.Module):
         self.width, self.heads, self.attention = width, heads, attention
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.modulate = nn.Linear(width, layers * 6 * width)
-        # Every block starts as the identity on the z row (Peebles & Xie 2023).
+        # Every block starts as a plain residual one at all times: from a gate of 0 (Peebles & Xie 2023) the z row would
+        # see its condition only after some hundred steps, which is much of a training on few patients.
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
+        with torch.no_grad():
+            self.modulate.bias.unflatten(0, (layers, 6, width))[:, 2::3] = 1.0
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, width)

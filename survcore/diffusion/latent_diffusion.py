@@ -10,11 +10,16 @@ from survcore.diffusion.sampler import check_options, sample
 from survcore.diffusion.schedule import NoiseSchedule
 from survcore.draws import row_normal, row_uniform, stream_seed
 
+_ADDED_VARIANCE = 0.1
+
 
 class LatentDiffusion(nn.Module):
     """Learns and draws a latent [D] given condition rows [C, D] (MUST, section 3.5).
 
-    The denoiser works on latents standardised per dimension, with the mean and standard deviation of the training rows.
+    The denoiser works on whitened latents: the principal components of the training rows, each divided by its standard
+    deviation (a tenth of the mean variance is added, which keeps directions without variance from being blown up). A
+    latent of few strong directions would else drown in the schedule's noise only at its very end. The error counts in
+    the units of the latents.
 
     Args:
         name: separates the random draws of several models of one system.
@@ -28,6 +33,7 @@ class LatentDiffusion(nn.Module):
         self.denoiser = denoiser
         self.schedule = schedule
         self.register_buffer("mean", torch.zeros(denoiser.width))
+        self.register_buffer("directions", torch.eye(denoiser.width))
         self.register_buffer("deviation", torch.ones(denoiser.width))
         self.register_buffer("training_rows", torch.zeros((), dtype=torch.int64))
         self.register_buffer("alpha_bar", schedule.alpha_bar().float(), persistent=False)
@@ -39,21 +45,27 @@ class LatentDiffusion(nn.Module):
 
     @torch.no_grad()
     def fit_statistics(self, latents: Tensor) -> None:
-        """Store mean and standard deviation of training latents [n, D].
+        """Store mean, principal directions and their standard deviations of training latents [n, D].
 
         Raises:
             ValueError: no rows.
         """
         if not len(latents):
             raise ValueError(f"no training row has {self.name!r}: its latent cannot be learned")
-        self.mean.copy_(latents.mean(0))
-        # A dimension that never varies is left unscaled rather than divided by nothing.
-        deviation = latents.std(0, correction=0)
-        self.deviation.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
+        wide = latents.double()
+        mean = wide.mean(0)
+        variance, directions = torch.linalg.eigh((wide - mean).T @ (wide - mean) / len(wide))
+        added = _ADDED_VARIANCE * variance.clamp(min=0).mean()
+        self.mean.copy_(mean)
+        self.directions.copy_(directions)
+        # Latents that never vary are left unscaled rather than divided by nothing.
+        self.deviation.copy_((variance.clamp(min=0) + added).sqrt() if added > 1e-12 else torch.ones_like(variance))
         self.training_rows.fill_(len(latents))
 
     def loss(self, latents: Tensor, condition: Tensor, row_key: Tensor, *, seed: int, repeats: int = 1) -> Tensor:
-        """Mean squared error of the prediction, a mean over dimensions (MUST, eq. 19, where the noise is predicted).
+        """Mean squared error of the prediction (MUST, eq. 19, where the noise is predicted), a mean over directions.
+
+        Each direction counts by its variance; a prediction of no skill has an error of about 1.
 
         Args:
             latents: [n, D], as :meth:`fit_statistics` saw them.
@@ -62,7 +74,7 @@ class LatentDiffusion(nn.Module):
             seed: of the draws.
             repeats: noisy versions per row, with timesteps spread evenly over the schedule.
         """
-        clean = ((latents - self.mean) / self.deviation).unsqueeze(1)
+        clean = ((latents - self.mean) @ self.directions / self.deviation).unsqueeze(1)
         uniform = row_uniform(stream_seed(seed, "timestep", self.name), row_key, repeats)
         timesteps = ((torch.arange(repeats) + uniform) * (self.schedule.timesteps / repeats)).long()
         timesteps = timesteps.clamp(max=self.schedule.timesteps - 1).to(clean.device)
@@ -70,7 +82,8 @@ class LatentDiffusion(nn.Module):
         signal = self.alpha_bar[timesteps].unsqueeze(-1)
         noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
         target = self.schedule.target(clean, noise, signal)
-        return nn.functional.mse_loss(self.denoiser(noisy, timesteps, condition), target)
+        share = self.deviation.square() / self.deviation.square().mean()
+        return (share * (self.denoiser(noisy, timesteps, condition) - target).square()).mean()
 
     @torch.no_grad()
     def draw(
@@ -115,7 +128,7 @@ class LatentDiffusion(nn.Module):
             solver=solver,
             precision=precision,
         )
-        return (latents * self.deviation + self.mean).unflatten(0, (rows, draws))
+        return (latents * self.deviation @ self.directions.T + self.mean).unflatten(0, (rows, draws))
 
     def _normal(self, seed: int, draw: int, row_key: Tensor, steps: int, width: int) -> Tensor:
         """Standard normals [n, steps, D] of one draw."""

@@ -15,9 +15,10 @@ from torch.nn import functional
 
 from survcore.batch import Batch, ModalityInput
 from survcore.diffusion import Denoiser, LatentDiffusion, NoiseSchedule, check_options
-from survcore.draws import row_normal, stream_seed
+from survcore.draws import row_normal, row_uniform, stream_seed
 from survcore.errors import DataError
 from survcore.models.base import FILLS, Completed, Encoded, Losses, System
+from survcore.models.must_condition import SharedCondition
 from survcore.models.must_encoder import MUSTEncoder, owners
 from survcore.models.must_settings import MUSTSettings
 from survcore.models.settings import read_settings
@@ -54,6 +55,7 @@ class MUST(System):
         # A modality is drawn given the others: with one there is nothing to draw it from.
         drawn = self.modalities if count > 1 else ()
         self.diffusion = nn.ModuleList(self._latent_diffusion(name) for name in drawn)
+        self.condition = SharedCondition(count, width)
 
     # ---- the protocol: encode, complete, predict
 
@@ -98,7 +100,8 @@ class MUST(System):
             if fill == "mean":
                 specific[rows, index] = model.mean
                 continue
-            condition, keys = self._condition(index, shared[rows]), take_keys(encoded.row_key, rows)
+            given = self.condition.of_recovered(encoded.parts["recovered"][rows], encoded.availability[rows])
+            condition, keys = self._condition(index, given), take_keys(encoded.row_key, rows)
             drawn = model.draw(
                 condition,
                 keys,
@@ -147,11 +150,14 @@ class MUST(System):
         return {name: parts[name] for name in ("specific", "recovered", "shared")}
 
     def start_stage(self, stage: str, latents: dict[str, Tensor], availability: Tensor) -> None:
-        """Before "diffusion": store the statistics of each modality's u_hat over the rows that have it."""
+        """Before "diffusion": store the statistics of u_hat and of the conditions over the rows that have them."""
         self._check_stage(stage)
-        if stage == "diffusion":
-            for index, model in enumerate(self.diffusion):
-                model.fit_statistics(latents["specific"][availability[:, index], index])
+        if stage != "diffusion":
+            return
+        for index, model in enumerate(self.diffusion):
+            model.fit_statistics(latents["specific"][availability[:, index], index])
+        if self.options.condition_scale == "standard":
+            self.condition.fit(latents["shared"], latents["recovered"], availability)
 
     def losses(self, batch: Batch, stage: str, *, seed: int = 0) -> Losses:
         """Parts are "survival", in the joint stage its three others, and "diffusion/<modality>" in the last one."""
@@ -229,24 +235,29 @@ class MUST(System):
         specific, owned = batch.latents["specific"], batch.availability
         total, parts = specific.new_zeros(()), {}
         for index, rows in owners(owned):
-            shared = self._training_condition(batch.latents, owned, index)
-            condition = self._condition(index, shared[rows])
+            given = self._training_condition(batch, index, seed)
             latents, keys = specific[rows, index], take_keys(batch.row_key, rows)
+            noise = row_normal(stream_seed(seed, "condition", self.modalities[index]), keys, given.shape[1]).to(given)
+            condition = self._condition(index, given[rows] + self.options.condition_noise * noise)
             loss = self.diffusion[index].loss(latents, condition, keys, seed=seed, repeats=self.options.noise_repeats)
             parts[f"diffusion/{self.modalities[index]}"] = loss.detach()
             total = total + loss
         return Losses(total, parts)
 
-    def _training_condition(self, latents: dict[str, Tensor], owned: Tensor, index: int) -> Tensor:
-        """Shared part [B, D] on which the denoiser of a modality is trained."""
+    def _training_condition(self, batch: Batch, index: int, seed: int) -> Tensor:
+        """Standardised shared part [B, D] on which the denoiser of a modality is trained."""
+        latents, owned = batch.latents, batch.availability
         if self.options.diffusion_condition == "shared":
-            return latents["shared"]
+            return self.condition.of_shared(latents["shared"])
         others = owned.clone()
         others[:, index] = False
-        recovered = torch.where(others.unsqueeze(-1), latents["recovered"], 0.0).sum(1)
-        # A row that owns nothing else keeps its own shared part as a surrogate (the paper's supplement 8.2).
-        count = others.sum(1, keepdim=True)
-        return torch.where(count > 0, recovered / count.clamp(min=1), latents["shared"])
+        # Any of the others may be missing when the denoiser is asked: each row shows a random part of them.
+        uniform = row_uniform(stream_seed(seed, "shown", self.modalities[index]), batch.row_key, owned.shape[1])
+        uniform = uniform.to(owned.device).masked_fill(~others, torch.inf)
+        shown = others & ((uniform < 0.5) | (uniform == uniform.amin(1, keepdim=True)))
+        # A row that owns nothing else keeps its own part as a surrogate (the paper's supplement 8.2).
+        shown = torch.where(others.any(1, keepdim=True), shown, owned)
+        return self.condition.of_recovered(latents["recovered"], shown)
 
     # ---- the parts
 
@@ -276,7 +287,10 @@ class MUST(System):
         return Encoded(parts, owned, batch.row_key), algebra
 
     def _condition(self, index: int, shared: Tensor) -> Tensor:
-        """[shared; CLS_u] of a modality, [n, 2, D], the class token frozen; or the shared part alone, [n, 1, D]."""
+        """[shared; CLS_u] of a modality, [n, 2, D], the class token frozen; or the shared part alone, [n, 1, D].
+
+        ``shared`` [n, D] is standardised.
+        """
         if not self.options.condition_class_token:
             return shared.unsqueeze(1)
         class_token = self.encoder.class_token(index).detach()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import permutations
 
 import torch
@@ -21,6 +21,9 @@ from survcore.nn import (
 )
 from survcore.nn.pieces import recomputed
 from survcore.nn.rows import Rows, owner_rows, put_rows, take_rows
+
+# Patches of a batch whose intermediate values are kept for the gradient, at some 100 kB each for width 256.
+_KEPT_PATCHES = 4_096
 
 
 class MUSTEncoder(nn.Module):
@@ -47,18 +50,36 @@ class MUSTEncoder(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """g [M, B, D], u [M, B, D] and c [M, M, B, D], c_{m<-n} at [m, n]; zero where a row lacks what they need.
 
-        Rows with bags are encoded one at a time, and with gradients again when their turn comes in the backward pass,
-        so that the memory of a batch is that of its largest row.
+        Rows with bags are encoded one at a time, and where these are large again when their turn comes in the backward
+        pass, so that the memory of a batch is that of its largest row.
         """
         if not self.bags:
             return self._encoded(batch)
-        again = len(batch) > 1
-        rows = [recomputed(self._encoded, batch.take(slice(row, row + 1)), when=again) for row in range(len(batch))]
-        whole, specific, cross = zip(*rows, strict=True)
-        return torch.cat(whole, dim=1), torch.cat(specific, dim=1), torch.cat(cross, dim=2)
+        with_bags = batch.availability[:, sorted(self.bags)].any(1).cpu()
+        others = (~with_bags).nonzero().squeeze(1)
+        numbers = with_bags.nonzero().squeeze(1)
+        again = len(numbers) > 1 and self._recomputes(batch, self.bags)
+        parts = [self._encoded(batch.take(others))] if len(others) or not len(numbers) else []
+        for row in numbers.tolist():
+            part = batch.take(slice(row, row + 1))
+            parts.append(recomputed(self._encoded, part, part.availability, when=again))
+        places = torch.cat((others, numbers)).argsort().to(batch.availability.device)
+        whole, specific, cross = zip(*parts, strict=True)
+        return (
+            torch.cat(whole, dim=1).index_select(1, places),
+            torch.cat(specific, dim=1).index_select(1, places),
+            torch.cat(cross, dim=2).index_select(2, places),
+        )
 
-    def _encoded(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """What :meth:`forward` gives, of all rows at once; of one row where a modality is a bag."""
+    def _recomputes(self, batch: Batch, bags: Iterable[int]) -> bool:
+        """Whether the rows' bags are too large to keep all their intermediate values until the backward pass."""
+        return sum(sum(batch.values[self.names[m]].sizes) for m in bags) > _KEPT_PATCHES
+
+    def _encoded(self, batch: Batch, _: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """What :meth:`forward` gives, of all rows at once; of one row where one has a bag.
+
+        The tensor beside the batch tells :func:`recomputed` the device whose random draws are to be repeated.
+        """
         size, count = len(batch), len(self.names)
         nothing = self.whole[0].class_token.new_zeros(size, self.width)
         whole, specific = [nothing] * count, [nothing] * count
@@ -87,10 +108,11 @@ class MUSTEncoder(nn.Module):
                 continue
             numbers = range(len(batch)) if isinstance(rows, slice) else rows.tolist()
             parts = [batch.take(slice(row, row + 1)) for row in numbers]
-            again = len(parts) > 1
-            yield m, rows, torch.cat([recomputed(self._whole, part, m, slice(None), when=again) for part in parts])
+            again = len(parts) > 1 and self._recomputes(batch, [m])
+            wholes = [recomputed(self._whole, part, m, slice(None), part.availability, when=again) for part in parts]
+            yield m, rows, torch.cat(wholes)
 
-    def _whole(self, batch: Batch, index: int, rows: Rows) -> Tensor:
+    def _whole(self, batch: Batch, index: int, rows: Rows, _: Tensor | None = None) -> Tensor:
         tokens, mask = self._tokens(batch, index, rows)
         return self.whole[index].pool(tokens, mask)
 
@@ -108,7 +130,7 @@ class MUSTEncoder(nn.Module):
         """What sums the tokens of a modality up: TransMIL for bags (supplement)."""
         dropout = settings.attention_dropout
         if index in self.bags:
-            return TransMIL(settings.width, settings.heads, settings.landmarks or settings.width // 2, dropout)
+            return TransMIL(settings.width, settings.heads, settings.landmarks or max(1, settings.width // 2), dropout)
         return ClassTokenAttention(settings.width, settings.heads, layers, dropout, settings.expansion)
 
     def _cross_pooling(

@@ -9,6 +9,7 @@ from survcore.diffusion.schedule import PREDICTIONS
 from survcore.nn.shared_subspace import BASES
 
 CONDITIONS = ("shared", "recovered")
+CONDITION_SCALES = ("standard", "none")
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,20 @@ class MUSTSettings:
         attention_dropout: behind each attention (TransMIL: .1).
         head_dropout: in the survival heads (MCAT: .25).
         warm_up_noise: sigma of the noise beside g in the warm-up (paper: .1).
-        decomposition_weight, shared_weight, orthogonality_weight: of the losses (paper: 1, 1, .5).
+        decomposition_weight, shared_weight, orthogonality_weight: of the losses (paper: 1, 1, .5). The first two weigh
+            squared norms, sums over D dimensions that at 1 leave the survival loss little say.
         likelihood: "likelihood", or "must_eq6" for the printed equation 6.
         project_recovered: project the shared part that is recovered where a modality is missing (equation 20 does not).
         denoiser_layers, denoiser_heads: of each latent diffusion model (paper: 4 layers).
         denoiser_attention: "prefix" or "joint", see :class:`survcore.diffusion.Denoiser`.
         denoiser_prediction: "velocity", or "noise" as in equation 19, see :class:`survcore.diffusion.NoiseSchedule`.
-        diffusion_condition: what the denoiser of a modality is trained on: the "shared" part of the row (paper), or the
-            part "recovered" from the row's other modalities, which is what it will see where its own is missing.
+        diffusion_condition: what the denoiser of a modality is trained on: the part "recovered" from the row's other
+            modalities, random subsets of them, which is what it will see where its own is missing; or the "shared" part
+            of the row (paper).
+        condition_scale: "standard" for conditions standardised per dimension over the training rows, or "none" (the
+            paper names no scaling).
+        condition_noise: standard deviation of the noise added to the condition in training, which keeps denoisers from
+            learning few patients by heart (the paper has none).
         condition_class_token: give the denoiser the class token of u beside the shared part (paper), or the shared part
             alone (its ablation).
         noise_repeats: noisy versions of each row per training step of the denoisers.
@@ -57,8 +64,8 @@ class MUSTSettings:
     attention_dropout: float = 0.1
     head_dropout: float = 0.25
     warm_up_noise: float = 0.1
-    decomposition_weight: float = 1.0
-    shared_weight: float = 1.0
+    decomposition_weight: float = 0.1
+    shared_weight: float = 0.1
     orthogonality_weight: float = 0.5
     likelihood: str = "likelihood"
     project_recovered: bool = True
@@ -66,7 +73,9 @@ class MUSTSettings:
     denoiser_heads: int = 8
     denoiser_attention: str = "prefix"
     denoiser_prediction: str = "velocity"
-    diffusion_condition: str = "shared"
+    diffusion_condition: str = "recovered"
+    condition_scale: str = "standard"
+    condition_noise: float = 0.5
     condition_class_token: bool = True
     noise_repeats: int = 4
     timesteps: int = 1000
@@ -79,6 +88,7 @@ class MUSTSettings:
             "denoiser_attention": ATTENTIONS,
             "denoiser_prediction": PREDICTIONS,
             "diffusion_condition": CONDITIONS,
+            "condition_scale": CONDITION_SCALES,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -91,6 +101,6 @@ class MUSTSettings:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"setting {name!r} must lie in [0, 1), got {getattr(self, name)}")
         weights = ("decomposition_weight", "shared_weight", "orthogonality_weight")
-        for name in ("warm_up_noise", "landmarks", "expansion", "eta", *weights):
+        for name in ("warm_up_noise", "condition_noise", "landmarks", "expansion", "eta", *weights):
             if getattr(self, name) < 0:
                 raise ValueError(f"setting {name!r} must not be negative, got {getattr(self, name)}")

@@ -37,6 +37,8 @@ class NystromLayer(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        if landmarks < 1:
+            raise ValueError(f"attention needs at least one landmark, got {landmarks}")
         self.heads, self.landmarks = heads, landmarks
         self.norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, width, bias=False)
@@ -48,17 +50,17 @@ class NystromLayer(nn.Module):
     def forward(self, pieces: list[Tensor], *, first_only: bool = False) -> list[Tensor]:
         """Tokens in pieces [n_i, D], one after the other, to as many pieces, or only to the first one.
 
-        Without gradients the pieces may be overwritten. Of three pieces or more every one but the first has at least 16
-        tokens.
+        Without gradients the pieces may be overwritten.
         """
         kept = pieces[:1] if first_only else pieces
-        if len(pieces) <= 2:
+        count = sum(map(len, pieces))
+        if len(pieces) <= 2 or count <= self.landmarks:
             return list(self._whole(torch.cat(pieces), sum(map(len, kept))).split([len(piece) for piece in kept]))
-        again = sum(map(len, pieces)) > RECOMPUTE_ABOVE
+        again = count > RECOMPUTE_ABOVE
         key, attended = self._summarise(pieces, again)
         before, results = pieces[0][:0], []
         for index, piece in enumerate(kept):
-            after = pieces[index + 1][:_HALO] if index + 1 < len(pieces) else piece[:0]
+            after = _first_rows(pieces[index + 1 :], _HALO, piece)
             new = recomputed(self._mixed, before, piece, after, key, attended, when=again)
             # A copy: the next piece needs these rows as they were.
             before = torch.cat((before, piece[-_HALO:]))[-_HALO:]
@@ -144,6 +146,17 @@ class NystromLayer(nn.Module):
 
     def _heads(self, rows: Tensor) -> Tensor:
         return rows.unflatten(-1, (self.heads, -1)).transpose(0, 1)
+
+
+def _first_rows(pieces: list[Tensor], count: int, like: Tensor) -> Tensor:
+    """The first ``count`` rows of pieces, or as many as there are."""
+    found, missing = [like[:0]], count
+    for piece in pieces:
+        found.append(piece[:missing])
+        missing -= len(found[-1])
+        if not missing:
+            break
+    return torch.cat(found)
 
 
 def pseudo_inverse(matrix: Tensor) -> Tensor:

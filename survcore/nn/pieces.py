@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 # Rows whose intermediate values fit a core's cache; a GPU wants fewer, larger pieces.
 _PIECE = {"cpu": 2_048}
 _PIECE_ELSEWHERE = 65_536
-# Below this the intermediate values of a bag's layers are kept for the gradient; above they are computed twice.
+# Rows of a bag up to which the intermediate values of its layers are kept for the gradient and not computed again.
 RECOMPUTE_ABOVE = 16_384
 
 
@@ -24,7 +24,7 @@ def piece_rows(device: torch.device) -> int:
 def recomputed(function: Callable[..., Any], *arguments: Any, when: bool) -> Any:
     """``function(*arguments)``; ``when`` set, a gradient computes it again instead of keeping its intermediate values.
 
-    Random draws inside are the same both times.
+    Random draws inside are the same both times, on the devices of the tensors among the arguments.
     """
     if when and torch.is_grad_enabled():
         return checkpoint(function, *arguments, use_reentrant=False)
