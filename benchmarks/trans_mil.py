@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from survcore.benchmarks.case import BenchmarkCase, Inputs, leaf
+from survcore.benchmarks.case import BenchmarkCase, Inputs, Work, leaf
 from survcore.nn import PatchProjection, TransMIL
 from survcore.reference.trans_mil import trans_mil
 
@@ -52,15 +52,29 @@ def _result(output: Tensor) -> Tensor:
     return output.square().mean() if output.requires_grad else output
 
 
+def _work(features: Tensor, *weights: Tensor) -> Work:
+    """Products of the projection, of a whole layer, of the convolutions, and of the keys and values of the last layer.
+
+    A backward pass is twice the work of its forward pass.
+    """
+    projection, attention = FEATURES * WIDTH, LANDMARKS * WIDTH
+    first = 4 * WIDTH**2 + 4 * attention + (33 + 49) * WIDTH
+    second = 2 * WIDTH**2 + 2 * attention
+    passes = 3 if any(weight.requires_grad for weight in weights) else 1
+    stored = features.shape[0] * FEATURES * 2
+    return Work(2.0 * passes * features.shape[0] * (projection + first + second), stored, stored)
+
+
 CASE = BenchmarkCase(
     name="trans_mil",
     sizes={
+        "1,000 patches": {"patches": 1_000},
         "10,000 patches": {"patches": 10_000},
         "50,000 patches": {"patches": 50_000},
         "10,000 patches, training": {"patches": 10_000, "training": 1},
-        "1,000 patches": {"patches": 1_000},
     },
     quick=("1,000 patches",),
     inputs=_inputs,
     providers={"survcore": _survcore, "eager": _eager},
+    work=_work,
 )
