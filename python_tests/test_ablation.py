@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 
 import survcore
@@ -15,6 +18,7 @@ from survcore.cli import main
 from survcore.data import Cohort
 from survcore.errors import CheckpointError
 from survcore.evaluation import ablate
+from survcore.evaluation.ablation_report import write_ablation_report
 from survcore.evaluation.comparison import FoldBootstrap
 from survcore.training import load_recipe
 
@@ -84,7 +88,7 @@ def test_variants_stand_beside_the_default(cohort, path, done):
         pd.read_csv(out / variant / "predictions.csv", dtype={"row_id": str, "patient": str}, keep_default_na=False)
         for variant in ("rank_2", "default")
     )
-    bootstrap = FoldBootstrap.of_predictions(theirs, "must")
+    bootstrap = FoldBootstrap.of_predictions(theirs)
     risks = [part[(part["scenario"] == "complete")].set_index("row_id")["risk"] for part in (ours, theirs)]
     expected = bootstrap.difference(*risks)
     found = table[(table["variant"] == "rank_2") & (table["scenario"] == "complete")].iloc[0]
@@ -97,6 +101,12 @@ def test_variants_stand_beside_the_default(cohort, path, done):
     report = (out / "ablation.md").read_text()
     assert "| rank_2 | model.rank = 2 |" in report and "| rank_4 | model.rank = 4 (the default itself) |" in report
     assert f"| rank_2 | complete | {found['c_index']:.3f} +- {found['sd']:.3f} |" in report
+    lines = [line for line in report.splitlines() if line.startswith("| rank_4 | complete |")]
+    assert len(lines) == 1 and lines[0].endswith(" | same |")
+    events = int((cohort.endpoint().event > 0).sum())
+    assert f"100 rows, {events} events of primary, 2 folds; seed 0; {path}." in report
+    assert "not that of seeds or of training again" in report and "one in twenty misses 0 by chance" in report
+    assert "torch" in report and "Every row" not in report
     pd.testing.assert_frame_equal(pd.read_csv(out / "ablation.csv", keep_default_na=False, na_values={
         "difference": "", "low": "", "high": "",
     }), table)  # fmt: skip
@@ -129,11 +139,69 @@ def test_a_finished_evaluation_serves_as_the_default(cohort, path, done, tmp_pat
         other = replace(cohort, fold=1 - cohort.fold)
         ablate("must", other, "rank", out=tmp_path / "no", path=path, default=finished)
     (finished / "predictions.csv").unlink()
-    with pytest.raises(CheckpointError, match="holds no predictions.csv"):
+    with pytest.raises(CheckpointError, match="not a finished evaluation: it holds no predictions.csv"):
         ablate("must", cohort, "rank", out=tmp_path / "no", path=path, default=finished)
-    with pytest.raises(CheckpointError, match="not a survcore model"):
+    with pytest.raises(CheckpointError, match=r"not a finished evaluation: it holds no metrics.csv and no pred"):
         ablate("must", cohort, "rank", out=tmp_path / "no", path=path, default=tmp_path)
     assert not (tmp_path / "no").exists()
+
+
+def test_a_default_with_other_scenarios_or_other_training(cohort, path, done, tmp_path):
+    table, out = done
+    shutil.copytree(out / "default", tmp_path / "more")
+    for name in ("metrics.csv", "predictions.csv"):
+        lines = pd.read_csv(tmp_path / "more" / name, dtype=str, keep_default_na=False)
+        limited = lines[lines["scenario"] == "complete"].assign(scenario="complete, 20 patches")
+        pd.concat([lines, limited]).to_csv(tmp_path / "more" / name, index=False)
+    shutil.copytree(out / "rank_2", tmp_path / "rank" / "rank_2")
+    options = {"path": path, "default": tmp_path / "more"}
+    again = ablate("must", cohort, "rank", out=tmp_path / "rank", resume=True, **options)
+    pd.testing.assert_frame_equal(again, table)
+    facts = json.loads((tmp_path / "more" / "facts.json").read_text())
+    (tmp_path / "more" / "facts.json").write_text(json.dumps({**facts, "training_missing": 0.2}))
+    with pytest.raises(CheckpointError, match="an evaluation with training_missing 0.2"):
+        ablate("must", cohort, "rank", out=tmp_path / "no", **options)
+    (tmp_path / "more" / "facts.json").unlink()
+    shutil.rmtree(tmp_path / "more" / "models" / "fold_1")
+    with pytest.raises(CheckpointError, match="not a finished evaluation of must on this cohort: it lacks .*fold_1"):
+        ablate("must", cohort, "rank", out=tmp_path / "no", **options)
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ("{ model.rank = 17 }", r"\[ablations.big\], variant 'late': rank must lie in 1..16"),
+        ("{ model.rnk = 2 }", "variant 'late': must has no setting 'rnk'"),
+        (
+            "{ stages.jont.epochs = 2 }",
+            "'late': unknown stage: jont; expected one of diffusion, joint, warm_up",
+        ),
+        ("{ preprocess.bin = 2 }", "variant 'late': .*bin"),
+        ('{ model.rank = "two" }', "variant 'late': recipe key 'model.rank' must be a number"),
+    ],
+)
+def test_variants_that_cannot_be_are_refused_before_anything_is_trained(cohort, tmp_path, variant, message):
+    file = tmp_path / "own.toml"
+    file.write_text(RECIPE + f"[ablations.big]\nearly = {{ model.rank = 16 }}\nlate = {variant}\n")
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match=message):
+        ablate("must", cohort, "big", out=tmp_path / "out", path=file)
+    assert not (tmp_path / "out").exists() and torch.equal(torch.get_rng_state(), state)
+
+
+def test_changes_that_a_variant_sets_anew_are_not_said_of_every_row(tmp_path):
+    table = pd.DataFrame(
+        {"variant": ["default", "a"], "scenario": "complete", "fill": "", "c_index": 0.6, "sd": 0.1, "folds": 2,
+         "difference": [np.nan, 0.1], "low": [np.nan, 0.0], "high": [np.nan, 0.2]}
+    )  # fmt: skip
+    changes = {"model": {"rank": 3, "width": 8}}
+    facts = {"title": "t", "rows": 4, "patients": 3, "events": 2, "endpoint": "OS", "folds": [0, 1], "seed": 0,
+             "recipe": "the packaged recipe", "changes": changes}  # fmt: skip
+    write_ablation_report(tmp_path / "a.md", table, {"a": {"model": {"rank": 2}}}, [], facts)
+    report = (tmp_path / "a.md").read_text()
+    assert "4 rows of 3 patients, 2 events of OS, 2 folds; seed 0; the packaged recipe." in report
+    assert "Every row with model.width = 8." in report
+    assert "The default, and every variant that does not set it, with model.rank = 3." in report
 
 
 def test_one_command_with_changes_and_without_warm_up(cohort, path, tmp_path):

@@ -50,7 +50,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "heads = 8": "heads = 2",
         "denoiser_layers = 4": "denoiser_layers = 1",
         "epochs = 30": "epochs = 2",
-        "steps_per_epoch = 100": "steps_per_epoch = 5",
+        "steps_per_epoch = 50": "steps_per_epoch = 5",
     }
     for old, new in smaller.items():
         assert old in text, old
@@ -108,6 +108,7 @@ def test_predict_for_patients_with_missing_modalities(trained, folder, tmp_path)
         "fill",
         "imputed_entries",
         "subsampled",
+        "dropped_patches",
     ]
     assert set(table["completed"][:10]) == {first} and set(table["available"][:10]) == {second}
     assert (table["survival_6"].astype(float) >= table["survival_24"].astype(float)).all()

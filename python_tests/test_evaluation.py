@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +14,18 @@ from lifelines import CoxPHFitter
 import survcore
 from survcore.data import Cohort
 from survcore.errors import DataError
-from survcore.evaluation.comparison import FoldBootstrap
+from survcore.evaluation import run
+from survcore.evaluation.comparison import FoldBootstrap, own_rows
 from survcore.evaluation.ridge_cox import RidgeCox
+from survcore.evaluation.scenario_outputs import scenario_outputs
 from survcore.evaluation.scenarios import scenarios
-from survcore.evaluation.training_missing import read_training_missing, shown_at_training, taken_at_training
+from survcore.evaluation.training_missing import (
+    counts_at_training,
+    read_training_missing,
+    refuse_emptied,
+    shown_at_training,
+    taken_at_training,
+)
 
 TINY = {
     "model": {"width": 16, "rank": 4, "heads": 2, "denoiser_layers": 1},
@@ -40,6 +49,8 @@ def test_scenarios_of_two_and_three_modalities():
     three = scenarios(["a", "b", "c"])
     assert {s.absent for s in three if s.name == "only b"} == {("a", "c")}
     assert len(scenarios(["a"])) == 1
+    limited = [s for s in scenarios(["a", "b"], max_patches=20) if s.max_patches]
+    assert [(s.name, s.fill, s.absent) for s in limited] == [("complete, 20 patches", "", ())]
 
 
 def test_a_scenario_drops_rows_that_would_have_nothing(cohort):
@@ -139,6 +150,8 @@ def test_evaluate_writes_tables_report_and_models(cohort, tmp_path):
     ]
     np.testing.assert_allclose(result.cosines, (by_fold[0] + by_fold[1]) / 2, atol=1e-6)
     check_spread(predictions, tmp_path)
+    check_report(result, first, second, tmp_path)
+    assert json.loads((tmp_path / "facts.json").read_text())["recipe"] == result.facts["recipe"]
     report = (tmp_path / "report.md").read_text()
     assert "Paired differences" in report and "seed 0" in report and "torch" in report
     assert (tmp_path / "kaplan_meier.png").stat().st_size > 5000
@@ -162,6 +175,31 @@ def check_cosines(cosines: pd.DataFrame, names: list[str], folder) -> None:
     np.testing.assert_allclose(written, cosines)
     assert (folder / "cosines.png").stat().st_size > 5000
     assert "(cosines.png)" in (folder / "report.md").read_text()
+
+
+def check_report(result: run.Evaluation, first: str, second: str, folder) -> None:
+    report = (folder / "report.md").read_text()
+    facts = result.facts
+    assert f"150 rows, {facts['events']} events of primary, 2 folds" in report
+    assert f"| {first} + {second} | 140 (93.3 %) |" in report and f"| {second} | 10 (6.7 %) |" in report
+    assert "leaves out the rows that it would leave with nothing" in report
+    assert "not that of seeds or of training again" in report and "one in twenty misses 0 by chance" in report
+    assert "cohort, recipe=..., endpoint='primary', seed=0)" in report
+    shown = result.metrics.query(f"model == 'must' and scenario == 'without {second}' and fill == 'own'")
+    assert shown["n"].sum() == 140
+    assert f"| must | without {second} | own | 140 ({shown['events'].sum()}) |" in report
+    bootstrap = FoldBootstrap.of_predictions(result.predictions)
+    keys = ["model", "scenario", "fill"]
+    risks = {key: rows.set_index("row_id")["risk"] for key, rows in result.predictions.groupby(keys)}
+    own = ("must", f"without {second}", "own")
+    for one, other, names in [
+        (("must", "complete", ""), own, f"must | must, without {second} (own) | 140"),
+        (own, (f"must on {first}", "complete", ""), f"must, without {second} (own) | must on {first} | 140"),
+        (own, (*own[:2], "zeros"), f"must, without {second} (own) | must, without {second} (zeros) | 140"),
+        (("must", "complete", ""), (f"must on {second}", "complete", ""), f"must | must on {second} | 150"),
+    ]:
+        assert f"| {names} | {bootstrap.difference(risks[one], risks[other]).signed} |" in report
+    assert "patches cut" not in report and "Left out" not in report
 
 
 def check_spread(predictions: pd.DataFrame, folder) -> None:
@@ -259,6 +297,7 @@ def several_rows() -> Cohort:
 
 def test_one_modality_is_taken_from_a_share_of_whole_patients():
     cohort = several_rows()
+    cohort = cohort.without("c", np.arange(900) % 7 == 0)
     taken = {share: taken_at_training(cohort, share, 7) for share in (0.2, 0.5)}
     for share, lost in taken.items():
         table = pd.DataFrame(lost, columns=list("abc")).groupby(cohort.patient_ids).max()
@@ -268,10 +307,9 @@ def test_one_modality_is_taken_from_a_share_of_whole_patients():
         assert not (lost & ~cohort.availability).any()
         assert (cohort.availability & ~lost).any(axis=1).all()
         for name, column in zip("abc", lost.T, strict=True):
-            # A patient that loses a modality loses it in every row that has another one.
+            # A patient that loses a modality loses it in every row.
             patients = set(cohort.patient_ids[column])
-            own = np.isin(cohort.patient_ids, list(patients)) & cohort.modalities[name].present
-            assert (column == own)[cohort.availability.sum(axis=1) > 1].all()
+            assert np.array_equal(column, np.isin(cohort.patient_ids, list(patients)) & cohort.modalities[name].present)
     assert not (taken[0.2] & ~taken[0.5]).any()
     assert not np.array_equal(taken[0.5], taken_at_training(cohort, 0.5, 8))
     some = cohort.select(np.arange(300, 600))
@@ -283,6 +321,9 @@ def test_named_modalities_are_taken_but_never_the_last():
     lost = taken_at_training(cohort, {"b": 0.9, "a": 0.9, "c": 0.9}, 0)
     left = cohort.availability & ~lost
     assert left.any(axis=1).all() and not (lost & ~cohort.availability).any()
+    for name, column in zip("abc", lost.T, strict=True):
+        patients = list(set(cohort.patient_ids[column]))
+        assert np.array_equal(column, np.isin(cohort.patient_ids, patients) & cohort.modalities[name].present)
     lost = taken_at_training(cohort, {"b": 0.5}, 0)
     assert not lost[:, [0, 2]].any() and lost[:, 1].mean() == pytest.approx(0.5, abs=0.08)
     alone = cohort.without("a").without("c")
@@ -291,6 +332,34 @@ def test_named_modalities_are_taken_but_never_the_last():
     shown = shown_at_training(folded, lost, 1)
     assert np.array_equal(shown.availability[folded.fold == 1], cohort.availability[folded.fold == 1])
     assert np.array_equal(shown.availability[folded.fold == 0], (cohort.availability & ~lost)[folded.fold == 0])
+
+
+def test_a_patient_whose_rows_need_a_modality_keeps_it():
+    # Every second row of a patient has nothing but "a".
+    cohort = several_rows().only(["a", "b"])
+    cohort = replace(cohort, patient_ids=np.array([f"q{i // 2}" for i in range(900)]))
+    cohort = cohort.select(np.flatnonzero(np.repeat(cohort.modalities["a"].present.reshape(-1, 2).all(axis=1), 2)))
+    cohort = cohort.without("b", np.arange(len(cohort)) % 2 == 1)
+    for missing in (0.5, {"a": 0.5}, {"a": 0.9, "b": 0.9}):
+        lost = taken_at_training(cohort, missing, 0)
+        assert not lost[:, 0].any() and (cohort.availability & ~lost).any(axis=1).all()
+    share = taken_at_training(cohort, 0.5, 0)[::2, 1].mean()
+    assert share == pytest.approx(0.5, abs=0.1)
+
+
+def test_an_emptied_modality_is_named(cohort):
+    first, second = cohort.modalities
+    both = cohort.where(has=[first, second])
+    few = both.without(second, np.arange(len(both)) >= 4)
+    lost = np.zeros_like(few.availability)
+    lost[:3, 1] = True
+    refuse_emptied(few, lost, "the training part")
+    lost[3, 1] = True
+    with pytest.raises(DataError, match=f"takes '{second}' from all 4 rows of the training part"):
+        refuse_emptied(few, lost, "the training part")
+    folded = replace(few, fold=np.arange(len(few)) % 2)
+    with pytest.raises(DataError, match=f"training_missing takes '{second}' from all . rows of the training part of"):
+        survcore.evaluate("must", folded, changes=TINY, training_missing={second: 0.999}, rivals=False)
 
 
 @pytest.mark.parametrize("missing", [0, 1, -0.1, True, "half", {"a": 1.2}])
@@ -305,7 +374,9 @@ def test_shares_are_read_from_texts():
     assert read_training_missing(["slide=0.2", "omics=.5"]) == {"slide": 0.2, "omics": 0.5}
     with pytest.raises(DataError, match="no modality 'slide'"):
         taken_at_training(several_rows(), {"slide": 0.2}, 0)
-    for entries in (["0.2", "slide=0.2"], ["some"], ["slide=some"]):
+    with pytest.raises(ValueError, match="'slide' twice: 0.2 and 0.3"):
+        read_training_missing(["slide=0.2", "omics=0.1", "slide=0.3"])
+    for entries in (["0.2", "slide=0.2"], ["0.2", "0.3"], ["some"], ["slide=some"]):
         with pytest.raises(ValueError, match="training-missing"):
             read_training_missing(entries)
 
@@ -317,7 +388,11 @@ def test_evaluate_with_modalities_missing_at_training(cohort, tmp_path):
     lost = taken_at_training(cohort, {second: 0.5}, 0)[:, 1]
     for fold in (0, 1):
         counts = result.facts["taken_at_training"][fold]
-        assert counts == {"patients": 75, "taken": {first: 0, second: int(lost[cohort.fold != fold].sum())}}
+        training = cohort.fold != fold
+        before = cohort.availability[training].sum(axis=0).tolist()
+        count = int(lost[training].sum())
+        rows = {first: [before[0], before[0]], second: [before[1], before[1] - count]}
+        assert counts == {"patients": 75, "lost": count, "rows": rows}
         model = survcore.load(tmp_path / "models" / f"fold_{fold}" / f"must_on_{second}")
         facts = model.description["training"]
         left = cohort.modalities[second].present & ~lost & (cohort.fold != fold)
@@ -327,9 +402,125 @@ def test_evaluate_with_modalities_missing_at_training(cohort, tmp_path):
         assert shown["must"] == 75
         assert shown[f"ridge Cox on {second}"] == shown[f"must on {second}"] == 75
     report = (tmp_path / "report.md").read_text()
-    assert f"missing among the training patients: {second} in a share of 0.5" in report
-    assert f"| 0 | 75 | 0 | {result.facts['taken_at_training'][0]['taken'][second]} |" in report
+    assert f"of the patients who have {second} and another modality, a share of 0.5 loses {second}" in report
+    counts = result.facts["taken_at_training"][0]
+    (a, _), (b, c) = counts["rows"].values()
+    assert f"| 0 | 75 | {counts['lost']} ({counts['lost'] / 0.75:.1f} %) | {a} -> {a} | {b} -> {c} |" in report
     assert "training_missing={" in report
+
+
+def test_patients_are_counted_once_whatever_their_rows():
+    cohort = replace(several_rows(), fold=np.arange(900) // 3 % 2)
+    counts = counts_at_training(cohort, taken_at_training(cohort, 0.3, 0), 1)
+    assert counts["patients"] == 150 and 30 < counts["lost"] < 60
+    lost = sum(before - after for before, after in counts["rows"].values())
+    assert counts["lost"] < lost <= 3 * counts["lost"]
+
+
+def test_a_broken_off_evaluation_leaves_no_tables_of_other_models(cohort, tmp_path, monkeypatch):
+    names = ["metrics.csv", "predictions.csv", "report.md", "cosines.csv", "cosines.png", "kaplan_meier.png"]
+    for name in names:
+        (tmp_path / name).write_text("of an earlier run")
+
+    def broken_off(*arguments, **options):
+        raise KeyboardInterrupt
+
+    cohort = replace(cohort, fold=np.arange(len(cohort)) % 2)
+    with pytest.raises(DataError, match="no modality 'mri'"):
+        survcore.evaluate("must", cohort, out=tmp_path, changes=TINY, training_missing={"mri": 0.2})
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    monkeypatch.setattr(run, "fit", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        survcore.evaluate("must", cohort, out=tmp_path, changes=TINY)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_of_models_do_not_collide():
+    models = ["must", *(f"must on {name}" for name in ("rna", "my rna", "my_rna", "my-rna", "on a", "on_a"))]
+    assert len({run.model_folder("out", 0, model) for model in models}) == len(models)
+    assert run.model_folder("out", 0, "must on rna").name == "must_on_rna"
+
+
+def test_what_cannot_be_filled_in_is_left_out_and_said(cohort, tmp_path):
+    first, second = cohort.modalities
+    cohort = replace(cohort, fold=np.arange(len(cohort)) % 2)
+    changes = {**TINY, "stages": {**TINY["stages"], "diffusion": {"epochs": 0}}}
+    result = survcore.evaluate("must", cohort, out=tmp_path, changes=changes, rivals=False)
+    shown = result.metrics.groupby(["scenario", "fill"], sort=False)["n"].sum().to_dict()
+    assert shown == {("complete", ""): 140, (f"without {first}", "zeros"): 150, (f"without {second}", "zeros"): 140}
+    assert list(result.facts["left_out"]) == [
+        "must", *(f"must, without {name} ({fill})" for name in (first, second) for fill in ("own", "mean"))
+    ]  # fmt: skip
+    report = (tmp_path / "report.md").read_text()
+    assert "| must | complete |  | 140 (" in report
+    assert f"- must: the rows that lack a modality; '{first}' is absent in 5 rows and cannot be filled in" in report
+    assert f"- must, without {second} (own): '{second}' is absent in" in report
+    thirds = np.arange(len(cohort)) % 3
+    lacking = replace(cohort.without(second, thirds == 1), fold=thirds)
+    with pytest.raises(DataError, match="must, test rows of fold 1: .* cannot be filled in"):
+        survcore.evaluate("must", lacking.select(lacking.availability.any(axis=1)), changes=changes, rivals=False)
+
+
+def test_own_rows_are_complete_or_filled_in_by_the_system():
+    table = pd.DataFrame({"model": ["a", "a", "a", "b"], "fill": ["", "own", "zeros", ""], "value": range(4)})
+    assert list(own_rows(table, "a")["value"]) == [0, 1]
+
+
+def test_encoded_rows_give_what_the_cohort_gives(cohort, trained):
+    first, second = cohort.modalities
+    mixed = cohort.without(second, (np.arange(150) < 60) & cohort.availability[:, 0])
+    encoded = trained.encode(mixed, batch_size=64)
+    for fill in ("own", "zeros", "mean"):
+        options = {"fill": fill, "draws": 3, "steps": 4, "seed": 2}
+        pd.testing.assert_frame_equal(
+            trained.predict(encoded, **options), trained.predict(mixed, batch_size=64, **options), check_exact=True
+        )
+    pd.testing.assert_frame_equal(
+        trained.part_cosines(encoded), trained.part_cosines(mixed, batch_size=64), check_exact=True
+    )
+    with pytest.raises(ValueError, match="option of encode"):
+        trained.outputs(encoded, max_patches=3)
+    with pytest.raises(ValueError, match="max_patches must be a whole number"):
+        trained.encode(mixed, max_patches=-1)
+    with pytest.raises(DataError, match="no modality"):
+        trained.encode(mixed.without(first))
+
+
+def test_rows_are_encoded_once_for_all_fills(cohort, trained, monkeypatch):
+    calls = []
+    encode = trained.system.encode
+    monkeypatch.setattr(trained.system, "encode", lambda batch: calls.append(len(batch)) or encode(batch))
+    found = list(scenario_outputs(trained, cohort, scenarios(list(cohort.modalities)), 0))
+    assert len(found) == 7 and calls == [150, 150, 140]
+    for tested in found:
+        expected = trained.predict(tested.rows, fill=tested.scenario.fill or "own")
+        assert np.array_equal(tested.outputs.heads["risk"], expected["risk"])
+        assert np.array_equal(tested.outputs.risk_spread, expected["risk_spread"])
+
+
+def test_what_a_limit_on_patches_costs(tmp_path):
+    cohort = survcore.simulate_cohort(40, seed=2, modalities={"slide": "bag", "genomics": "tokens"}, patches=(10, 40))
+    cohort = replace(cohort, fold=np.arange(40) % 2).without("slide", np.arange(40) < 6)
+    stages = {"warm_up": {"epochs": 0}, "joint": {"epochs": 1}, "diffusion": {"epochs": 1, "steps_per_epoch": 2}}
+    changes = {"model": {**TINY["model"], "landmarks": 4}, "stages": stages}
+    result = survcore.evaluate("must", cohort, out=tmp_path, changes=changes, max_patches=20, rivals=False)
+    limited = result.predictions.query("scenario == 'complete, 20 patches'")
+    model = survcore.load(tmp_path / "models" / "fold_1" / "must")
+    expected = model.predict(cohort.where(fold=1), max_patches=20)
+    assert np.array_equal(limited.query("model == 'must' and fold == 1")["risk"], expected["risk"])
+    sizes = [item.shape[0] for item in cohort.modalities["slide"].items if item is not None]
+    assert result.facts["test_bags"] == {"all": 34, "cut": sum(size > 20 for size in sizes)}
+    bootstrap = FoldBootstrap.of_predictions(result.predictions)
+    whole = result.predictions.query("model == 'must' and scenario == 'complete'").set_index("row_id")["risk"]
+    difference = bootstrap.difference(limited.query("model == 'must'").set_index("row_id")["risk"], whole)
+    report = (tmp_path / "report.md").read_text()
+    assert f"| must, complete, 20 patches | must | 40 | {difference.signed} |" in report
+    assert (
+        f"The limit of 20 patches cut {result.facts['test_bags']['cut']} (" in report
+        and "rivals=False, max_patches=20)" in report
+    )
+    with pytest.raises(ValueError, match="max_patches must be a whole number"):
+        survcore.evaluate("must", cohort, max_patches=-1)
 
 
 def test_evaluate_without_rivals(cohort, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -465,8 +466,13 @@ def test_stage_values_are_checked(stage, message):
 
 
 def test_stages_that_a_system_lacks_are_named(cohort):
+    stage = {"epochs": 1, "learning_rate": 0.1}
+    with pytest.raises(ValueError, match="unknown stage: jont; expected one of diffusion, joint, warm_up"):
+        survcore.fit("must", cohort, changes={"stages": {"jont": stage}})
+    plan = load_recipe("must")
     with pytest.raises(ValueError, match="must has the stages warm_up, joint, diffusion; the recipe has jont"):
-        survcore.fit("must", cohort, changes={"stages": {"jont": {"epochs": 1, "learning_rate": 0.1}}})
+        other = replace(plan, stages={**plan.stages, "jont": loop.Stage(name="jont", **stage)})
+        survcore.fit("must", cohort, recipe=other)
     with pytest.raises(ValueError, match="apply to the packaged recipe"):
         survcore.fit("linear", cohort, recipe=recipe(), quick=True)
     with pytest.raises(ValueError, match="gradient_clip"):
@@ -515,7 +521,9 @@ def test_changes_are_read_from_texts():
         (["model=1", "model.rank=2"], "'model.rank' lies inside 'model'"),
         (["model.rank=2", "model=1"], "'model' is a table"),
         (["model=1"], "'model' must be a table, got 1"),
+        (["model=3"], "'model' must be a table, got 3; its values are set one by one, as model.rank"),
         (["stages.joint=1"], "'stages.joint' must be a table"),
+        (["stages.jont.epochs=1"], "unknown stage: jont; expected one of diffusion, joint, warm_up"),
         (["model.rank=many"], "'model.rank' must be a number, got 'many'"),
         (["training.validation_fraction=some"], "'training.validation_fraction' must be a number"),
         (["preprocess.clip=true"], "'preprocess.clip' must be a number"),

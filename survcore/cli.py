@@ -153,9 +153,14 @@ def _say_test_index(predictor: Any, patients: Any, fold: int, seed: int) -> None
 @_resume_folds
 @click.option(
     "--training-missing", metavar="SHARE", multiple=True,
-    help="Share of the training patients that lack one modality, e.g. 0.2; or NAME=SHARE (repeatable): that lack NAME.",
+    help="Probability with which each training patient who has several modalities loses one, e.g. 0.2; or NAME=SHARE "
+    "(repeatable): the share of those who have NAME, and another modality, that lose NAME.",
 )  # fmt: skip
 @click.option("--rivals/--no-rivals", default=True, help="Train unimodal versions and ridge Cox beside SYSTEM, or not.")
+@click.option(
+    "--max-patches", type=click.IntRange(min=0), default=0, show_default=True,
+    help="Test also on at most so many patches of a slide, beside all of them; 0 for no such scenario.",
+)  # fmt: skip
 @_endpoint
 @_recipe
 @_quick
@@ -163,12 +168,12 @@ def _say_test_index(predictor: Any, patients: Any, fold: int, seed: int) -> None
 @_seed
 def evaluate(
     system: str, cohort: Path, out: Path, resume: bool, training_missing: tuple[str, ...], rivals: bool,
-    endpoint: str | None, recipe: Path | None, quick: bool, settings: tuple[str, ...], seed: int,
+    max_patches: int, endpoint: str | None, recipe: Path | None, quick: bool, settings: tuple[str, ...], seed: int,
 ) -> None:  # fmt: skip
     """Cross-validate SYSTEM on the cohort folder COHORT beside its unimodal versions and ridge Cox.
 
     Every fold is tested complete and with each modality missing (own fill-in, zeros, training mean). Writes
-    metrics.csv, predictions.csv, report.md with versions and seeds, figures, and the models of the folds.
+    metrics.csv, predictions.csv, facts.json, report.md with versions and seeds, figures, and the models of the folds.
     """
     from survcore.data import Cohort
     from survcore.evaluation import evaluate as run_evaluation
@@ -180,8 +185,8 @@ def evaluate(
     patients = Cohort.from_folder(cohort)
     click.echo(patients.summary())
     result = run_evaluation(
-        system, patients, out=out, endpoint=endpoint, recipe=plan, training_missing=missing, rivals=rivals, seed=seed,
-        resume=resume,
+        system, patients, out=out, endpoint=endpoint, recipe=plan, training_missing=missing, rivals=rivals,
+        max_patches=max_patches, seed=seed, resume=resume,
     )  # fmt: skip
     click.echo(result.summary().to_string(float_format=lambda value: f"{value:.3f}"))
     click.echo(f"{result.facts['seconds'] / 60:.1f} minutes; report in {out / 'report.md'}")
@@ -296,6 +301,8 @@ def predict(
         click.echo(f"{imputed} single missing entries took training values (column imputed_entries)")
     if cut := int((table["subsampled"] != "").sum()):
         click.echo(f"{cut} rows were predicted from {max_patches} patches of larger bags (column subsampled)")
+    if dropped := int(table["dropped_patches"].sum()):
+        click.echo(f"{dropped} patches with a missing entry were left out (column dropped_patches)")
 
 
 @main.command()

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
+import torch
 
 from survcore.data.cohort import Cohort
-from survcore.errors import CheckpointError
-from survcore.evaluation.comparison import FoldBootstrap, Interval
-from survcore.evaluation.run import evaluate, model_folder, with_folds
+from survcore.data.preprocessor import Preprocessor
+from survcore.errors import DataError
+from survcore.evaluation.ablation_report import write_ablation_report
+from survcore.evaluation.comparison import FoldBootstrap, own_rows
+from survcore.evaluation.finished import read_finished
+from survcore.evaluation.run import evaluate, with_folds
 from survcore.files import replacing
-from survcore.inference.artifact import load_artifact
-from survcore.training.fit import run_identity
+from survcore.models import system_class
+from survcore.training.fit import training_parts
 from survcore.training.recipe import Recipe, load_ablation, load_recipe, merge
 
 DEFAULT = "default"
@@ -39,6 +43,8 @@ def ablate(
 ) -> pd.DataFrame:
     """Evaluate the recipe's own values ("default") and every variant of an ablation, each without rivals.
 
+    Every variant's recipe is read and its system built before the first is trained.
+
     Args:
         system: name of the system.
         cohort: the patients; folds as in :func:`survcore.evaluate`.
@@ -54,28 +60,41 @@ def ablate(
 
     Returns:
         One row per variant and scenario (the system's own fill-in): ``c_index`` and ``sd`` over ``folds`` folds, and
-        ``difference``, the fold mean minus the default's on the same patients, with its 95 % interval ``low`` to
+        ``difference``, the fold mean minus the default's on the rows that both have, with its 95 % interval ``low`` to
         ``high``.
 
     Raises:
-        ValueError: unknown system, ablation or recipe value.
+        ValueError: unknown system, ablation or recipe value, or one that no system can be built with; the message names
+            the variant.
         CheckpointError: ``default`` holds no finished evaluation, or that of another run.
         DataError: as :func:`survcore.evaluate`.
     """
     variants = load_ablation(system, name, path=path)
+    folded, numbers = with_folds(cohort, endpoint, seed)
+    outcome = folded.endpoint(endpoint)
     own = load_recipe(system, path=path, quick=quick, changes=changes)
-    recipes = {
-        variant: load_recipe(system, path=path, quick=quick, changes=merge(changes or {}, variant_changes))
-        for variant, variant_changes in variants.items()
-    }
+    training, _ = training_parts(folded, outcome.name, numbers[0], own.validation_fraction, seed)
+    checks = _Checks(system, training, outcome.name)
+    checks.build(own)
+    recipes: dict[str, Recipe] = {}
+    for variant, variant_changes in variants.items():
+        try:
+            merged = merge(changes or {}, variant_changes)
+            recipes[variant] = load_recipe(system, path=path, quick=quick, changes=merged)
+            checks.build(recipes[variant])
+        except (ValueError, DataError) as error:
+            raise type(error)(f"[ablations.{name}], variant {variant!r}: {error}") from error
+    same = [variant for variant, recipe in recipes.items() if recipe == own]
     options = {"endpoint": endpoint, "rivals": False, "seed": seed, "resume": resume, "show_progress": show_progress}
     found: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
     if default is not None:
-        found[DEFAULT] = _finished(Path(default), system, cohort, endpoint, own, seed)
+        found[DEFAULT] = read_finished(Path(default), system, folded, numbers, outcome.name, own, seed)
+    for file in ("ablation.csv", "ablation.md"):
+        (Path(out) / file).unlink(missing_ok=True)
     for variant, recipe in {DEFAULT: own, **recipes}.items():
         if variant in found:
             continue
-        if variant != DEFAULT and recipe == own:
+        if variant in same:
             found[variant] = found[DEFAULT]
             continue
         say(f"{name}, {variant}")
@@ -84,93 +103,64 @@ def ablate(
     table = _compared(found, system, seed)
     with replacing(Path(out) / "ablation.csv") as temporary:
         table.to_csv(temporary, index=False)
-    same = [variant for variant, recipe in recipes.items() if recipe == own]
-    facts = f"{cohort.name}, seed {seed}{', quick recipe' if quick else ''}"
-    with replacing(Path(out) / "ablation.md") as temporary:
-        temporary.write_text(_report(f"{system}, ablation {name!r} on {facts}", table, variants, changes or {}, same))
+    facts = {
+        "title": f"{system}, ablation {name!r} on {cohort.name}",
+        "rows": len(folded),
+        "patients": len(set(folded.patient_ids)),
+        "events": int((outcome.event > 0).sum()),
+        "endpoint": outcome.name,
+        "folds": numbers,
+        "seed": seed,
+        "recipe": f"{'the packaged recipe' if path is None else path}{', its quick variant' if quick else ''}",
+        "changes": changes or {},
+    }
+    write_ablation_report(Path(out) / "ablation.md", table, variants, same, facts)
     return table
+
+
+class _Checks:
+    """Builds systems that are not trained, to see a value that none can be built with before it costs a training.
+
+    Args:
+        system: name of the system.
+        training: the training rows of a fold, which give the shapes of the inputs.
+        endpoint: name of the endpoint.
+    """
+
+    def __init__(self, system: str, training: Cohort, endpoint: str) -> None:
+        self.build_system = system_class(system)
+        self.training, self.endpoint = training, endpoint
+        self.fitted: dict[str, Preprocessor] = {}
+
+    def build(self, recipe: Recipe) -> None:
+        """Raises what :func:`survcore.fit` would raise for the recipe before its first epoch."""
+        settings = json.dumps(recipe.preprocess, sort_keys=True)
+        if settings not in self.fitted:
+            imputes = not self.build_system.takes_missing_entries
+            self.fitted[settings] = Preprocessor.fit(
+                self.training, recipe.preprocess, endpoint=self.endpoint, imputes=imputes
+            )
+        preprocessor = self.fitted[settings]
+        # Some initialisations read values, so the system is built for good, at the cost of its memory.
+        with torch.random.fork_rng(devices=[]):
+            self.build_system(preprocessor.inputs, len(preprocessor.bins.edges) - 1, recipe.model)
 
 
 def _compared(found: dict[str, tuple[pd.DataFrame, pd.DataFrame]], system: str, seed: int) -> pd.DataFrame:
     """Metrics of each variant, and its paired differences to the default."""
-    bootstrap = FoldBootstrap.of_predictions(found[DEFAULT][1], system, seed=seed)
-    means: dict[str, np.ndarray] = {}
+    bootstrap = FoldBootstrap.of_predictions(found[DEFAULT][1], seed=seed)
+    defaults: dict[tuple[str, str], pd.Series] = {}
     lines = []
     for variant, (metrics, predictions) in found.items():
-        own = predictions[(predictions["model"] == system) & predictions["fill"].isin(["", "own"])]
-        for (scenario, fill), rows in own.groupby(["scenario", "fill"], sort=False):
-            fold_means = bootstrap.fold_means(rows.set_index("row_id")["risk"])
-            line: dict[str, Any] = {"variant": variant, "scenario": scenario, "fill": fill}
-            chosen = (metrics["model"] == system) & (metrics["scenario"] == scenario) & (metrics["fill"] == fill)
-            values = metrics.loc[chosen, "c_index"]
-            line |= {"c_index": values.mean(), "sd": values.std(), "folds": len(values)}
+        values = own_rows(metrics, system).groupby(["scenario", "fill"])["c_index"]
+        for key, rows in own_rows(predictions, system).groupby(["scenario", "fill"], sort=False):
+            c_index, risk = values.get_group(key), rows.set_index("row_id")["risk"]
+            line: dict[str, Any] = {"variant": variant, "scenario": key[0], "fill": key[1]}
+            line |= {"c_index": c_index.mean(), "sd": c_index.std(), "folds": len(c_index)}
             if variant == DEFAULT:
-                means[scenario] = fold_means
-            else:
-                difference = bootstrap.interval(fold_means - means[scenario])
+                defaults[key] = risk
+            elif key in defaults:
+                difference = bootstrap.difference(risk, defaults[key])
                 line |= {"difference": difference.value, "low": difference.low, "high": difference.high}
             lines.append(line)
     return pd.DataFrame(lines)
-
-
-def _finished(
-    folder: Path, system: str, cohort: Cohort, endpoint: str | None, recipe: Recipe, seed: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Metrics and predictions of the evaluation in a folder, which must be that of this very run."""
-    cohort, numbers = with_folds(cohort, endpoint, seed)
-    outcome = cohort.endpoint(endpoint).name
-    for fold in numbers:
-        path = model_folder(folder, fold, system)
-        run = load_artifact(path)[0].get("run") or {}
-        expected = run_identity(cohort, outcome, fold, recipe, seed)
-        if other := [part for part in expected if run.get(part) != expected[part]]:
-            raise CheckpointError(
-                f"{path} holds the model of another run ({', '.join(other)} differ): the default of an ablation must "
-                "be an evaluation of the same recipe, cohort and seed"
-            )
-    tables = []
-    for file in ("metrics.csv", "predictions.csv"):
-        if not (folder / file).is_file():
-            raise CheckpointError(f"{folder} is not a finished evaluation: it holds no {file}")
-        # Ids stay texts, and an empty fill stays a text.
-        table = pd.read_csv(
-            folder / file,
-            dtype={"row_id": str, "patient": str},
-            keep_default_na=False,
-            na_values={"c_index": "", "risk": ""},
-            float_precision="round_trip",
-        )
-        tables.append(table)
-    return tables[0], tables[1]
-
-
-def _report(
-    title: str, table: pd.DataFrame, variants: dict[str, Any], changes: Mapping[str, Any], same: list[str]
-) -> str:
-    lines = [f"# {title}", ""]
-    if changes:
-        lines += [f"Every row with {_written(changes)}.", ""]
-    lines += ["| variant | changes |", "|---|---|", f"| {DEFAULT} | none |"]
-    for variant, values in variants.items():
-        lines.append(f"| {variant} | {_written(values)}{' (the default itself)' if variant in same else ''} |")
-    lines += [
-        "",
-        "C-index (Harrell) on the test folds with the system's own fill-in, mean +- standard deviation over folds, and "
-        "the difference to the default on the same patients with a 95 % bootstrap interval.",
-        "",
-        "| variant | scenario | C-index | difference to the default |",
-        "|---|---|---|---|",
-    ]
-    for row in table.itertuples():
-        difference = "" if row.variant == DEFAULT else Interval(row.difference, row.low, row.high).signed
-        lines.append(f"| {row.variant} | {row.scenario} | {row.c_index:.3f} +- {row.sd:.3f} | {difference} |")
-    lines += ["", "An interval that covers 0 does not separate the two on this cohort.", ""]
-    return "\n".join(lines)
-
-
-def _written(changes: Mapping[str, Any], prefix: str = "") -> str:
-    """Nested changes as dotted keys."""
-    return ", ".join(
-        _written(value, f"{prefix}{name}.") if isinstance(value, Mapping) else f"{prefix}{name} = {value}"
-        for name, value in changes.items()
-    )

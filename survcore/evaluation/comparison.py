@@ -28,6 +28,11 @@ class Interval:
         return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
 
 
+def own_rows(predictions: pd.DataFrame, system: str) -> pd.DataFrame:
+    """The lines of an evaluation's table that are the system's own: complete, or with its own fill-in."""
+    return predictions[(predictions["model"] == system) & predictions["fill"].isin(["", "own"])]
+
+
 class FoldBootstrap:
     """Resamples of patients within each fold, the same for every set of risks.
 
@@ -55,10 +60,10 @@ class FoldBootstrap:
             self.samples.append(samples)
 
     @classmethod
-    def of_predictions(cls, predictions: pd.DataFrame, system: str, *, seed: int = 0) -> FoldBootstrap:
-        """Resamples of the test patients of an evaluation, of whom the complete scenario of the system has all."""
-        complete = predictions[(predictions["model"] == system) & (predictions["scenario"] == "complete")]
-        return cls(complete.set_index("row_id")[["fold", "patient", "time", "event"]], seed=seed)
+    def of_predictions(cls, predictions: pd.DataFrame, *, seed: int = 0) -> FoldBootstrap:
+        """Resamples of all test patients of an evaluation."""
+        rows = predictions.drop_duplicates("row_id").set_index("row_id")
+        return cls(rows[["fold", "patient", "time", "event"]], seed=seed)
 
     def fold_means(self, risk: pd.Series) -> np.ndarray:
         """Mean C-index over folds of the data themselves (first) and of every resample; risk is indexed by row id."""

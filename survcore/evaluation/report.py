@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from survcore.evaluation.comparison import FoldBootstrap
+from survcore.evaluation.comparison import FoldBootstrap, own_rows
+from survcore.evaluation.scenarios import scenarios, title
+from survcore.evaluation.wording import INTERVALS, size, versions
 from survcore.files import replacing
 from survcore.plots import save_kaplan_meier_by_risk
 
 _KEYS = ["model", "scenario", "fill"]
-_PACKAGES = ("survcore", "torch", "numpy", "pandas", "lifelines")
+_Key = tuple[str, str, str]
 
 
 def write_report(folder: Path, metrics: pd.DataFrame, predictions: pd.DataFrame, facts: dict[str, Any]) -> None:
     """Write report.md and its figure into ``folder``."""
     system = facts["system"]
     complete = predictions[(predictions["model"] == system) & (predictions["scenario"] == "complete")]
-    bootstrap = FoldBootstrap.of_predictions(predictions, system, seed=facts["seed"])
+    bootstrap = FoldBootstrap.of_predictions(predictions, seed=facts["seed"])
     means = {
         key: bootstrap.fold_means(rows.set_index("row_id")["risk"])
         for key, rows in predictions.groupby(_KEYS, sort=False)
@@ -37,17 +37,25 @@ def write_report(folder: Path, metrics: pd.DataFrame, predictions: pd.DataFrame,
     lines = [
         f"# {system} on {facts['cohort']}",
         "",
-        f"{facts['rows']} rows, {facts['events']} events of {facts['endpoint']}, {len(facts['folds'])} folds, "
-        f"modalities {', '.join(facts['modalities'])}; seed {facts['seed']}; {facts['seconds'] / 60:.1f} minutes"
-        f"{' after a resume' if facts['resumed'] else ''}.",
+        f"{size(facts)}, modalities {', '.join(facts['modalities'])}; seed {facts['seed']}; "
+        f"{facts['seconds'] / 60:.1f} minutes{' after a resume' if facts['resumed'] else ''}.",
+        "",
+        "| modalities that a row has | rows |",
+        "|---|---|",
+        *(f"| {names} | {_share(count, facts['rows'])} |" for names, count in facts["availability"].items()),
         "",
         "## Concordance index (Harrell) on the test folds",
         "",
-        "Mean and standard deviation over folds; 95 % interval from a bootstrap of test patients within folds.",
+        "Mean and standard deviation over folds; 95 % interval from a bootstrap of test patients within folds. "
+        "A scenario leaves out the rows that it would leave with nothing.",
+        "",
+        INTERVALS,
         "",
         *_table(metrics, means, bootstrap, facts["folds"]),
         "",
-        *_differences(system, predictions, bootstrap),
+        *_left_out(facts),
+        *_max_patches(facts),
+        *_differences(facts, predictions, bootstrap),
         *_spread(system, predictions),
         "![Kaplan-Meier curves by median risk](kaplan_meier.png)",
         "",
@@ -61,12 +69,12 @@ def write_report(folder: Path, metrics: pd.DataFrame, predictions: pd.DataFrame,
         json.dumps(facts["recipe"], indent=1),
         "```",
         "",
-        f"`survcore.evaluate({system!r}, cohort, seed={facts['seed']}, recipe=...{_arguments(facts)})` with this "
-        "recipe and these versions gives this report again.",
+        f"`survcore.evaluate({system!r}, cohort, recipe=..., {_arguments(facts)})` with this recipe and these versions "
+        "gives this report again.",
         "",
         "## Versions",
         "",
-        f"Python {platform.python_version()}, " + ", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
+        versions(),
         "",
     ]
     with replacing(folder / "report.md") as temporary:
@@ -76,38 +84,53 @@ def write_report(folder: Path, metrics: pd.DataFrame, predictions: pd.DataFrame,
 def _table(
     metrics: pd.DataFrame, means: dict[Any, np.ndarray], bootstrap: FoldBootstrap, folds: list[int]
 ) -> list[str]:
-    header = ["model", "scenario", "fill", "C-index", "95 % interval", *(f"fold {fold}" for fold in folds)]
+    header = ["model", "scenario", "fill", "rows (events)", "C-index", "95 % interval"]
+    header += [f"fold {fold}" for fold in folds]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for key, rows in metrics.groupby(_KEYS, sort=False):
         values = rows.set_index("fold")["c_index"]
         interval = bootstrap.interval(means[key])
-        cells = [*key, f"{values.mean():.3f} +- {values.std():.3f}", f"{interval.low:.3f} to {interval.high:.3f}"]
+        cells = [*key, f"{rows['n'].sum()} ({rows['events'].sum()})", f"{values.mean():.3f} +- {values.std():.3f}"]
+        cells.append(f"{interval.low:.3f} to {interval.high:.3f}")
         lines.append("| " + " | ".join([*cells, *(f"{values.get(fold, np.nan):.3f}" for fold in folds)]) + " |")
     return lines
 
 
-def _differences(system: str, predictions: pd.DataFrame, bootstrap: FoldBootstrap) -> list[str]:
-    """The complete system against each rival, and each own fill-in against the simple ones, on the rows both have."""
+def _differences(facts: dict[str, Any], predictions: pd.DataFrame, bootstrap: FoldBootstrap) -> list[str]:
     risks = {key: rows.set_index("row_id")["risk"] for key, rows in predictions.groupby(_KEYS, sort=False)}
-    pairs = [((system, "complete", ""), key) for key in risks if key[0] != system]
-    for key in risks:
-        if key[0] == system and key[2] == "own":
-            pairs += [(key, (system, key[1], fill)) for fill in ("mean", "zeros")]
+    pairs = [pair for pair in _pairs(facts, list(risks)) if set(pair) <= set(risks)]
     if not pairs:
         return []
     lines = ["## Paired differences on the same patients", ""]
-    lines += ["| first | second | difference of the fold means (95 % interval) |", "|---|---|---|"]
+    lines += ["| first | second | rows | difference of the fold means (95 % interval) |", "|---|---|---|---|"]
     for first, second in pairs:
         difference = bootstrap.difference(risks[first], risks[second])
-        lines.append(f"| {_name(first)} | {_name(second)} | {difference.signed} |")
-    return [*lines, "", "An interval that covers 0 does not separate the two on this cohort.", ""]
+        rows = len(risks[first].index.intersection(risks[second].index))
+        lines.append(f"| {title(*first)} | {title(*second)} | {rows} | {difference.signed} |")
+    return [*lines, "", "Each on the rows that both have.", ""]
+
+
+def _pairs(facts: dict[str, Any], keys: list[_Key]) -> list[tuple[_Key, _Key]]:
+    """What is compared: the complete system with its rivals, with fewer patches and with less than all modalities; its
+    own fill-in with the simple ones, and with the version that was trained on the one modality that is left."""
+    system, names = facts["system"], facts["modalities"]
+    complete = (system, "complete", "")
+    pairs = [(complete, key) for key in keys if key[0] != system and key[1] == "complete"]
+    limited = [scenario.name for scenario in scenarios(names, max_patches=facts["max_patches"]) if scenario.max_patches]
+    pairs += [(key, (key[0], "complete", "")) for key in keys if key[1] in limited]
+    own = {scenario.name: scenario.absent for scenario in scenarios(names) if scenario.fill == "own"}
+    pairs += [(complete, (system, name, "own")) for name, absent in own.items() if len(absent) == 1]
+    for name, absent in own.items():
+        pairs += [((system, name, "own"), (system, name, fill)) for fill in ("mean", "zeros")]
+        if len(left := [modality for modality in names if modality not in absent]) == 1:
+            pairs.append(((system, name, "own"), (f"{system} on {left[0]}", "complete", "")))
+    return pairs
 
 
 def _spread(system: str, predictions: pd.DataFrame) -> list[str]:
     """How far single draws of the system's own fill-in move a risk, beside how far risks of patients lie apart."""
-    own = predictions[(predictions["model"] == system) & predictions["fill"].isin(["", "own"])]
     lines = []
-    for scenario, rows in own.groupby("scenario", sort=False):
+    for scenario, rows in own_rows(predictions, system).groupby("scenario", sort=False):
         drawn = rows[rows["risk_spread"] > 0]
         if drawn.empty:
             continue
@@ -143,6 +166,26 @@ def _cosines(facts: dict[str, Any]) -> list[str]:
     ]
 
 
+def _left_out(facts: dict[str, Any]) -> list[str]:
+    if not facts["left_out"]:
+        return []
+    lines = [f"- {name}: {reason}" for name, reason in facts["left_out"].items()]
+    return ["Left out, because the model cannot fill in what is missing:", "", *lines, ""]
+
+
+def _max_patches(facts: dict[str, Any]) -> list[str]:
+    if not facts["max_patches"]:
+        return []
+    bags, limit = facts["test_bags"], facts["max_patches"]
+    if not bags["all"]:
+        return [f"Asked for at most {limit} patches of a bag: no modality is a bag.", ""]
+    return [
+        f"The limit of {limit} patches cut {_share(bags['cut'], bags['all'])} of {bags['all']} test bags. The models "
+        "are the same; the paired differences to all patches show what it costs.",
+        "",
+    ]
+
+
 def _training_missing(facts: dict[str, Any]) -> list[str]:
     if facts["training_missing"] is None:
         return []
@@ -150,34 +193,38 @@ def _training_missing(facts: dict[str, Any]) -> list[str]:
     lines = [
         "## Missing at training",
         "",
-        f"Asked for: {_asked(facts['training_missing'])}. Every model of a fold was trained on what this left; "
-        "validation rows belong to the training side, the test fold is as it was.",
+        f"Asked for: {_asked(facts['training_missing'])}. No row loses its last modality. Every model of a fold was "
+        "trained on what this left; validation rows belong to the training side, the test fold is as it was.",
         "",
-        f"| fold | patients on the training side | {' | '.join(f'{name} taken from' for name in modalities)} |",
-        "|" + "---|" * (2 + len(modalities)),
+        "| fold | patients on the training side | of them lost a modality | "
+        f"{' | '.join(f'rows with {name}' for name in modalities)} |",
+        "|" + "---|" * (3 + len(modalities)),
     ]
     for fold, counts in facts["taken_at_training"].items():
-        cells = [fold, counts["patients"], *(counts["taken"][name] for name in modalities)]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+        lost = _share(counts["lost"], counts["patients"])
+        rows = [f"{before} -> {after}" for before, after in counts["rows"].values()]
+        lines.append(f"| {fold} | {counts['patients']} | {lost} | {' | '.join(rows)} |")
     return [*lines, ""]
 
 
 def _asked(missing: Any) -> str:
     if not isinstance(missing, Mapping):
-        return f"a share of {missing:g} of the training patients lacks one modality"
-    shares = ", ".join(f"{name} in a share of {share:g}" for name, share in missing.items())
-    return f"missing among the training patients: {shares}"
+        return f"each patient who has several modalities loses one of them with probability {missing:g}"
+    return "; ".join(
+        f"of the patients who have {name} and another modality, a share of {share:g} loses {name}"
+        for name, share in missing.items()
+    )
 
 
 def _arguments(facts: dict[str, Any]) -> str:
-    missing = facts["training_missing"]
-    text = "" if missing is None else f", training_missing={missing!r}"
-    return text if facts["rivals"] else text + ", rivals=False"
+    """The arguments beside the recipe that are not the default."""
+    defaults = {"training_missing": None, "rivals": True, "max_patches": 0}
+    given = {name: facts[name] for name, default in defaults.items() if facts[name] != default}
+    return ", ".join(f"{name}={facts[name]!r}" for name in ("endpoint", "seed", *given))
 
 
-def _name(key: tuple[str, str, str]) -> str:
-    model, scenario, fill = key
-    return model + (f", {scenario}" if scenario != "complete" else "") + (f" ({fill})" if fill else "")
+def _share(part: int, whole: int) -> str:
+    return f"{part} ({100 * part / whole:.1f} %)"
 
 
 def _training(facts: dict[str, Any]) -> list[str]:
@@ -198,10 +245,3 @@ def _training(facts: dict[str, Any]) -> list[str]:
         lines += ["", "Invariants on the training rows, mean over folds:", "", "| quantity | mean |", "|---|---|"]
         lines += [f"| {name} | {value:.3f} |" for name, value in diagnostics.mean().items()]
     return lines
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,18 +12,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from survcore.data.bag_reader import check_max_patches
 from survcore.data.cohort import Cohort
 from survcore.data.folds import check_folds, stratified_folds
 from survcore.errors import DataError
 from survcore.evaluation.report import write_report
 from survcore.evaluation.ridge_cox import RidgeCox
-from survcore.evaluation.scenarios import Scenario, scenarios
-from survcore.evaluation.training_missing import counts_at_training, shown_at_training, taken_at_training
+from survcore.evaluation.scenario_outputs import scenario_outputs
+from survcore.evaluation.scenarios import Scenario, scenarios, title
+from survcore.evaluation.training_missing import (
+    counts_at_training,
+    refuse_emptied,
+    shown_at_training,
+    taken_at_training,
+)
 from survcore.files import replacing
 from survcore.metrics import concordance_index
 from survcore.plots import save_cosine_map
 from survcore.training.fit import fit, split_marks, training_parts
 from survcore.training.recipe import Recipe, load_recipe
+
+TABLES = ("metrics.csv", "predictions.csv")
+FACTS = "facts.json"
+_FILES = (*TABLES, FACTS, "report.md", "kaplan_meier.png", "cosines.csv", "cosines.png")
 
 
 @dataclass(frozen=True)
@@ -31,9 +43,9 @@ class Evaluation:
 
     Attributes:
         metrics: one row per model, scenario, fill and fold: n, events, c_index.
-        predictions: one row per model, scenario, fill and test row: risk, risk_spread (standard deviation of the risk
-            over single draws, 0 where nothing was drawn), time (months), event.
-        facts: seed, recipe, seconds, diagnostics per fold, and what was chosen on the way.
+        predictions: one row per model, scenario, fill and test row: fold, row_id, patient, risk, risk_spread (standard
+            deviation of the risk over single draws, 0 where nothing was drawn), time (months), event.
+        facts: JSON-able: seed, recipe, seconds, diagnostics per fold, what was chosen on the way and what was left out.
         cosines: mean cosines between the parts into which the system takes the test rows apart, averaged over folds;
             square, labelled by part, empty where the system knows no parts.
     """
@@ -61,6 +73,7 @@ def evaluate(
     quick: bool = False,
     training_missing: float | Mapping[str, float] | None = None,
     rivals: bool = True,
+    max_patches: int = 0,
     seed: int = 0,
     resume: bool = False,
     show_progress: bool | None = None,
@@ -75,20 +88,29 @@ def evaluate(
     Args:
         system: name of the system.
         cohort: the patients.
-        out: folder for metrics.csv, predictions.csv, report.md, figures and the models of the folds.
+        out: folder for metrics.csv, predictions.csv, facts.json, report.md, figures and the models of the folds. Of an
+            earlier evaluation there, all but the models is removed before the first model is trained.
         endpoint, recipe, changes, quick, seed: as in :func:`survcore.fit`.
-        training_missing: share of the training patients, validation rows included, that lack one modality, drawn evenly
-            over modalities; or by name the share that lacks that modality. A row never loses its last modality, and the
-            test fold stays as it is.
+        training_missing: probability with which each training patient (validation rows included) who has several
+            modalities loses one of them; or by name the share of the training patients who have it, and another one,
+            that lose it. A row never loses its last modality, and the test fold stays as it is.
         rivals: also train the unimodal versions and ridge Cox.
+        max_patches: where a modality is a bag, also test the same models on at most so many patches of each bag, drawn
+            as in :meth:`survcore.Predictor.outputs`; the difference to all patches is what that limit costs. 0 for no
+            such scenario.
         resume: keep the folds that a broken-off run in ``out`` has finished.
         show_progress: draw progress bars; by default only on a terminal.
 
     Raises:
-        DataError: a fold without rows or events, fewer than two folds, a patient in several folds.
-        ValueError: unknown system or recipe value; a share of ``training_missing`` outside (0, 1).
+        DataError: a fold without rows or events, fewer than two folds, a patient in several folds, a row with no
+            modality; a modality that ``training_missing`` takes from all training rows of a fold; no test row of a fold
+            that the system can predict.
+        CheckpointError: with ``resume``, a model in ``out`` that is damaged or of another run.
+        ValueError: unknown system or recipe value; a share of ``training_missing`` outside (0, 1); ``max_patches`` is
+            no whole number of at least 0.
     """
     started = time.perf_counter()
+    max_patches = check_max_patches(max_patches)
     if recipe is None:
         recipe = load_recipe(system, quick=quick, changes=changes)
     elif quick or changes:
@@ -99,6 +121,10 @@ def evaluate(
     taken = np.zeros_like(cohort.availability)
     if training_missing is not None:
         taken = taken_at_training(cohort, training_missing, seed)
+        for fold in numbers:
+            training, _ = training_parts(cohort, outcome.name, fold, recipe.validation_fraction, seed)
+            rows = np.isin(cohort.row_ids, training.row_ids)
+            refuse_emptied(training, taken[rows], f"the training part of fold {fold}")
     systems, ridges = _models(system, cohort) if rivals else ({system: list(cohort.modalities)}, {})
     skipped = {}
     for models in (systems, ridges):
@@ -113,20 +139,28 @@ def evaluate(
         "cohort": cohort.name,
         "endpoint": outcome.name,
         "rows": len(cohort),
+        "patients": len(set(cohort.patient_ids)),
         "events": int((outcome.event > 0).sum()),
+        "availability": _patterns(cohort),
         "folds": numbers,
         "modalities": list(cohort.modalities),
         "seed": seed,
         "recipe": recipe.state(),
         "rivals": rivals,
-        "training_missing": training_missing,
+        "training_missing": dict(training_missing) if isinstance(training_missing, Mapping) else training_missing,
         "taken_at_training": {fold: counts_at_training(cohort, taken, fold) for fold in numbers},
+        "max_patches": max_patches,
+        "test_bags": {"all": 0, "cut": 0},
         "resumed": resume,
         "skipped": skipped,
+        "left_out": {},
         "diagnostics": {},
         "penalizers": {model: {} for model in ridges},
         "training": {},
     }
+    if out is not None:
+        for file in _FILES:
+            (Path(out) / file).unlink(missing_ok=True)
     for fold in numbers:
         shown = shown_at_training(cohort, taken, fold)
         for model, names in systems.items():
@@ -148,18 +182,31 @@ def evaluate(
             if model == system:
                 facts["diagnostics"][fold] = predictor.description["diagnostics"]
                 facts["training"][fold] = predictor.description["training"]
-                cosines.append(predictor.part_cosines(test))
-            for scenario in scenarios(names):
-                rows = scenario.apply(test)
-                if rows is None:
-                    continue
-                table = predictor.predict(rows, fill=scenario.fill or "own", seed=seed)
-                spread = table["risk_spread"].to_numpy()
-                collected.add(model, scenario, fold, rows, table["risk"].to_numpy(), spread)
+            bags = [name for name in names if cohort.modalities[name].spec.kind == "bag"]
+            chosen = scenarios(names, max_patches=max_patches if bags else 0)
+            for found in scenario_outputs(predictor, test, chosen, seed):
+                scenario, outputs = found.scenario, found.outputs
+                if found.left_out:
+                    what = "" if outputs is None else "the rows that lack a modality; "
+                    name = title(model, scenario.name, scenario.fill)
+                    facts["left_out"].setdefault(name, f"{what}{found.left_out} (fold {fold})")
+                if model == system and scenario.max_patches:
+                    _count_bags(facts["test_bags"], test, bags, found.encoded.subsampled)
+                elif model == system and not scenario.absent:
+                    cosines.append(predictor.part_cosines(found.encoded))
+                if outputs is not None:
+                    collected.add(model, scenario, fold, found.rows, outputs.heads["risk"], outputs.risk_spread)
+                elif not scenario.absent:
+                    raise DataError(f"{model}, test rows of fold {fold}: {found.left_out}")
         for model, names in ridges.items():
             part = _part(shown, names)
             rows, validation = training_parts(part, outcome.name, fold, recipe.validation_fraction, seed)
-            ridge = RidgeCox.fit(rows, validation, outcome.name, recipe.preprocess)
+            try:
+                ridge = RidgeCox.fit(rows, validation, outcome.name, recipe.preprocess)
+            except ValueError as error:
+                # Few patients and many columns: the others are no less worth knowing.
+                facts["skipped"][model] = f"in fold {fold}: {error}"
+                continue
             facts["penalizers"][model][fold] = ridge.penalizer
             test = part.where(fold=fold)
             collected.add(model, Scenario("complete"), fold, test, ridge.predict(test), np.zeros(len(test)))
@@ -178,11 +225,14 @@ def evaluate(
 
 def model_folder(out: str | Path, fold: int, model: str) -> Path:
     """Where an evaluation keeps the model of a fold."""
-    return Path(out) / "models" / f"fold_{fold}" / model.replace(" ", "_")
+    # A modality's name is kept as it is: "my rna" and "my_rna" are two.
+    return Path(out) / "models" / f"fold_{fold}" / model.replace(" on ", "_on_", 1)
 
 
 def _write(folder: Path, result: Evaluation) -> None:
-    for table, file in ((result.metrics, "metrics.csv"), (result.predictions, "predictions.csv")):
+    with replacing(folder / FACTS) as temporary:
+        temporary.write_text(json.dumps(result.facts, indent=1))
+    for table, file in zip((result.metrics, result.predictions), TABLES, strict=True):
         with replacing(folder / file) as temporary:
             table.to_csv(temporary, index=False)
     if len(result.cosines):
@@ -219,6 +269,19 @@ def _models(system: str, cohort: Cohort) -> tuple[dict[str, list[str]], dict[str
     if len(tables) > 1:
         ridges[f"ridge Cox on {' + '.join(tables)}"] = tables
     return systems, ridges
+
+
+def _patterns(cohort: Cohort) -> dict[str, int]:
+    """Rows by the modalities they have, the most frequent pattern first."""
+    patterns, counts = np.unique(cohort.availability, axis=0, return_counts=True)
+    names = np.array(list(cohort.modalities))
+    order = np.argsort(-counts, kind="stable")
+    return {" + ".join(names[patterns[which]]): int(counts[which]) for which in order}
+
+
+def _count_bags(counts: dict[str, int], test: Cohort, bags: list[str], subsampled: np.ndarray) -> None:
+    counts["all"] += sum(int(test.modalities[name].present.sum()) for name in bags)
+    counts["cut"] += int(subsampled.sum())
 
 
 def _part(cohort: Cohort, names: list[str]) -> Cohort:

@@ -14,14 +14,16 @@ class Scenario:
     """One way to look at the test rows.
 
     Attributes:
-        name: "complete", "without <modality>" or "only <modality>".
+        name: "complete", "complete, <N> patches", "without <modality>" or "only <modality>".
         absent: the modalities taken away.
-        fill: how the system completes them; empty for the complete scenario.
+        fill: how the system completes them; empty for the complete scenarios.
+        max_patches: largest number of patches of a bag; 0 for all.
     """
 
     name: str
     absent: tuple[str, ...] = ()
     fill: str = ""
+    max_patches: int = 0
 
     def apply(self, cohort: Cohort) -> Cohort | None:
         """The cohort as this scenario shows it, without the rows that are left with nothing; None if that is all."""
@@ -33,9 +35,20 @@ class Scenario:
         return cohort if left.all() else cohort.select(left)
 
 
-def scenarios(modalities: Sequence[str]) -> list[Scenario]:
-    """Complete, each modality missing, from three modalities on each one alone; every fill at the same weights."""
+def title(model: str, scenario: str, fill: str) -> str:
+    """What reports call a model in a scenario."""
+    return model + (f", {scenario}" if scenario != "complete" else "") + (f" ({fill})" if fill else "")
+
+
+def scenarios(modalities: Sequence[str], *, max_patches: int = 0) -> list[Scenario]:
+    """Complete, each modality missing, from three modalities on each one alone; every fill at the same weights.
+
+    With ``max_patches`` also complete with at most so many patches of a bag. Scenarios that show the same rows and
+    patches stand together.
+    """
     found = [Scenario("complete")]
+    if max_patches:
+        found.append(Scenario(f"complete, {max_patches} patches", max_patches=max_patches))
     if len(modalities) < 2:
         return found
     for modality in modalities:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,6 @@ from survcore.errors import DataError
 from survcore.evaluation import sample_agreement as agree
 from survcore.evaluation.scenarios import scenarios
 from survcore.inference.predictor import Predictor
-from survcore.models.base import Encoded
 
 
 def shared_recovery(
@@ -52,7 +51,7 @@ def shared_recovery(
         sides = []
         for cohort in (training, test):
             shown = scenario.apply(cohort.where(has=shown_modalities))
-            parts = [encoded.parts["shared"].cpu() for encoded in _encoded(predictor, shown)]
+            parts = [encoded.parts["shared"].cpu() for encoded in predictor.encode(shown).batches]
             sides.append((torch.cat(parts).double().numpy(), _true_shared(shown)))
         values = _canonical_correlations(*sides, components, ridge)
         named = {f"canonical_{number}": value for number, value in enumerate(values, 1)}
@@ -143,7 +142,7 @@ def conditional_agreement(
     anew = (_rows_of(make_redraw(number), patients) for number in range(1, redraws + 1))
     true = np.stack([space.scores(_specific(predictor, cohort, column)) for cohort in anew], axis=1)
     drawn = []
-    for encoded in _encoded(predictor, patients.without(modality), batch_size=64):
+    for encoded in predictor.encode(patients.without(modality), batch_size=64).batches:
         with torch.inference_mode():
             whole = predictor.system.complete(encoded, seed=seed, draws=draws, steps=steps, solver=solver)
         drawn.append(whole.parts["draws"][:, :, column].cpu())
@@ -216,17 +215,9 @@ class _Space:
         return (specific - self.centre) @ self.axes / self.scale
 
 
-def _encoded(predictor: Predictor, cohort: Cohort, batch_size: int = 256) -> Iterator[Encoded]:
-    prepared = predictor.preprocessor.transform(cohort)
-    device = next(predictor.system.parameters()).device
-    for index in torch.arange(len(prepared)).split(batch_size):
-        with torch.inference_mode():
-            yield predictor.system.encode(prepared.batch(index).to(device))
-
-
 def _specific(predictor: Predictor, cohort: Cohort, column: int) -> np.ndarray:
     """u_hat of one modality, float64 [N, D]."""
-    parts = [encoded.parts["specific"][:, column].cpu() for encoded in _encoded(predictor, cohort)]
+    parts = [encoded.parts["specific"][:, column].cpu() for encoded in predictor.encode(cohort).batches]
     return torch.cat(parts).double().numpy()
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from survcore.data.bag_reader import check_max_patches
+from survcore.data.prepared import PreparedCohort
 from survcore.data.preprocessor import Preprocessor
 from survcore.errors import CheckpointError
 from survcore.inference.artifact import load_artifact, save_artifact
 from survcore.inference.survival_curve import SurvivalCurves
 from survcore.models import system_class
-from survcore.models.base import FILLS, Completed, System
+from survcore.models.base import FILLS, Completed, Encoded, System
 
 if TYPE_CHECKING:
     from survcore.data.cohort import Cohort
@@ -34,6 +36,7 @@ class Outputs:
         completed: bool [n, M], modalities that were filled in.
         imputed: int64 [n], single entries that took training values.
         subsampled: bool [n, M], bags of which ``max_patches`` let only a part be seen.
+        dropped_patches: int64 [n], patches that were left out of the bags for a missing entry.
     """
 
     heads: dict[str, np.ndarray]
@@ -41,6 +44,37 @@ class Outputs:
     completed: np.ndarray
     imputed: np.ndarray
     subsampled: np.ndarray
+    dropped_patches: np.ndarray
+
+
+@dataclass(frozen=True)
+class EncodedCohort:
+    """Rows of a cohort behind the encoders, to be completed and predicted in several ways.
+
+    Attributes:
+        prepared: the rows before the encoders.
+        max_patches: largest number of patches of a bag that was let be seen; 0 for all.
+        batches: the encoded rows in order, on the device of the model.
+    """
+
+    prepared: PreparedCohort
+    max_patches: int
+    batches: Iterable[Encoded]
+
+    @property
+    def row_ids(self) -> np.ndarray:
+        """str [n]."""
+        return self.prepared.row_ids
+
+    @property
+    def imputed(self) -> np.ndarray:
+        """Single entries that took training values, int64 [n]."""
+        return sum(self.prepared.imputed.values(), np.zeros(len(self.prepared), dtype=np.int64))
+
+    @property
+    def subsampled(self) -> np.ndarray:
+        """Bags of which ``max_patches`` let only a part be seen, bool [n, M]."""
+        return self.prepared.subsampled(self.max_patches)
 
 
 class Predictor:
@@ -83,9 +117,27 @@ class Predictor:
             raise CheckpointError(f"{path} does not hold what its description says: {error}") from error
         return cls(system.to(device), preprocessor, description)
 
+    def encode(self, cohort: Cohort, *, max_patches: int = 0, seed: int = 0, batch_size: int = 256) -> EncodedCohort:
+        """A cohort's rows behind the encoders, which is where the time of large bags goes.
+
+        :meth:`outputs`, :meth:`predict` and :meth:`part_cosines` take the result in place of the cohort, as often as
+        asked, and give what they give for the cohort.
+
+        Args:
+            cohort: patients with any subset of the modalities; outcomes are not needed.
+            max_patches, batch_size: as in :meth:`outputs`.
+            seed: of the choice of patches.
+
+        Raises:
+            DataError: a row with no modality, or a modality the model never saw.
+            ValueError: ``max_patches`` is no whole number of at least 0.
+        """
+        encoding = self._encoding(cohort, max_patches, seed, batch_size)
+        return replace(encoding, batches=tuple(encoding.batches))
+
     def outputs(
         self,
-        cohort: Cohort,
+        cohort: Cohort | EncodedCohort,
         *,
         fill: str = "own",
         seed: int = 0,
@@ -99,7 +151,8 @@ class Predictor:
         """What the task head says of a cohort's rows, and what was filled in on the way.
 
         Args:
-            cohort: patients with any subset of the modalities; outcomes are not needed.
+            cohort: patients with any subset of the modalities; outcomes are not needed. Or what :meth:`encode` made of
+                them, which has its ``max_patches`` and ``batch_size`` already.
             fill: "own" (the system completes what is missing), "zeros" or "mean".
             seed: draws of a patient depend on (seed, row id) only.
             draws, steps: of systems that sample.
@@ -111,19 +164,22 @@ class Predictor:
 
         Raises:
             DataError: a row with no modality, a modality the model never saw, or a missing one that it cannot complete.
-            ValueError: unknown fill, solver or precision; ``max_patches`` is no whole number of at least 0.
+            ValueError: unknown fill, solver or precision; ``max_patches`` is no whole number of at least 0, or is given
+                for rows that are encoded.
         """
         if fill not in FILLS:
             raise ValueError(f"fill must be one of {', '.join(FILLS)}, got {fill!r}")
-        cohort.require_some_modality()
-        prepared = self.preprocessor.transform(cohort)
-        device = next(self.system.parameters()).device
+        if isinstance(cohort, EncodedCohort):
+            if max_patches:
+                raise ValueError(f"max_patches is an option of encode; these rows are encoded, got {max_patches!r}")
+            encoding = cohort
+        else:
+            encoding = self._encoding(cohort, max_patches, seed, batch_size)
         sampling: dict[str, Any] = {"draws": draws, "steps": steps, "solver": solver, "precision": precision}
         heads: list[dict[str, Tensor]] = []
         completed, spread = [], []
         with torch.inference_mode():
-            for index in torch.arange(len(prepared)).split(batch_size):
-                encoded = self.system.encode(prepared.batch(index, max_patches=max_patches, seed=seed).to(device))
+            for encoded in encoding.batches:
                 whole = self.system.complete(encoded, fill=fill, seed=seed, **sampling)
                 heads.append({name: value.cpu() for name, value in self.system.predict(whole).items()})
                 completed.append(whole.completed.cpu())
@@ -132,13 +188,14 @@ class Predictor:
             {name: torch.cat([head[name] for head in heads]).double().numpy() for name in heads[0]},
             torch.cat(spread).numpy(),
             torch.cat(completed).numpy(),
-            sum(prepared.imputed.values(), np.zeros(len(prepared), dtype=np.int64)),
-            prepared.subsampled(max_patches),
+            encoding.imputed,
+            encoding.subsampled,
+            encoding.prepared.dropped_patches(),
         )
 
     def predict(
         self,
-        cohort: Cohort,
+        cohort: Cohort | EncodedCohort,
         *,
         months: Sequence[float] = (12, 36, 60),
         restricted_mean_to: float | None = None,
@@ -147,7 +204,8 @@ class Predictor:
         """One row per patient: risk, median survival, survival at the asked months, and what was filled in.
 
         Args:
-            cohort: patients with any subset of the modalities; outcomes are not needed.
+            cohort: patients with any subset of the modalities, or what :meth:`encode` made of them; outcomes are not
+                needed.
             months: times at which survival is reported; NaN beyond the longest follow-up of the training rows.
             restricted_mean_to: also report the restricted mean survival time up to this month.
             options: ``fill``, ``seed``, ``draws``, ``steps``, ``solver``, ``precision``, ``max_patches`` and
@@ -158,8 +216,9 @@ class Predictor:
             bins), ``risk_spread`` (standard deviation of the risk over single draws; 0 where nothing was drawn, NaN
             where there is but one draw), ``median_survival`` (months, infinite where survival stays above one half),
             ``survival_<m>``, ``restricted_mean`` if asked for, ``available`` and ``completed`` (modalities joined by
-            +), ``fill``, ``imputed_entries`` (single missing entries that took training values), and ``subsampled``:
-            modalities, joined by +, of whose bag ``max_patches`` let only a part be seen.
+            +), ``fill``, ``imputed_entries`` (single missing entries that took training values), ``subsampled``
+            (modalities, joined by +, of whose bag ``max_patches`` let only a part be seen), and ``dropped_patches``
+            (patches left out of the row's bags for a missing entry; with ``max_patches``, of those that were drawn).
         """
         outputs = self.outputs(cohort, **options)
         curves = self._curves(outputs)
@@ -179,6 +238,7 @@ class Predictor:
         table["fill"] = [options.get("fill", "own") if len(row) else "" for row in filled]
         table["imputed_entries"] = outputs.imputed
         table["subsampled"] = ["+".join(row) for row in cut]
+        table["dropped_patches"] = outputs.dropped_patches
         return pd.DataFrame(table, index=pd.Index(cohort.row_ids, name="row_id"))
 
     def predict_survival_function(
@@ -197,28 +257,44 @@ class Predictor:
             curves.survival(times).T, index=pd.Index(times, name="months"), columns=list(cohort.row_ids)
         )
 
-    def part_cosines(self, cohort: Cohort, *, batch_size: int = 256) -> pd.DataFrame:
+    def part_cosines(self, cohort: Cohort | EncodedCohort, *, batch_size: int = 256) -> pd.DataFrame:
         """Mean cosines between the parts into which the system takes rows apart, over the rows that own both parts.
 
         Args:
-            cohort: patients with any subset of the modalities; outcomes are not needed.
+            cohort: patients with any subset of the modalities, or what :meth:`encode` made of them; outcomes are not
+                needed.
             batch_size: rows at a time.
 
         Returns:
             Square DataFrame labelled by part, NaN where no row owns both; empty where the system knows no parts.
         """
-        prepared = self.preprocessor.transform(cohort)
-        device = next(self.system.parameters()).device
+        encoding = cohort if isinstance(cohort, EncodedCohort) else self._encoding(cohort, batch_size=batch_size)
         labels: list[str] = []
         total, count = 0.0, 0
         with torch.inference_mode():
-            for index in torch.arange(len(prepared)).split(batch_size):
-                found = self.system.part_cosines(self.system.encode(prepared.batch(index).to(device)))
+            for encoded in encoding.batches:
+                found = self.system.part_cosines(encoded)
                 if found is None:
                     return pd.DataFrame()
                 labels, cosines = found[0], found[1].double().cpu()
                 total, count = total + cosines.nansum(0), count + (~cosines.isnan()).sum(0)
         return pd.DataFrame((total / count).numpy(), index=labels, columns=labels)
+
+    def _encoding(self, cohort: Cohort, max_patches: int = 0, seed: int = 0, batch_size: int = 256) -> EncodedCohort:
+        """What :meth:`encode` gives, with batches that are encoded as they are asked for, once."""
+        max_patches = check_max_patches(max_patches)
+        cohort.require_some_modality()
+        prepared = self.preprocessor.transform(cohort)
+        return EncodedCohort(prepared, max_patches, self._batches(prepared, max_patches, seed, batch_size))
+
+    def _batches(self, prepared: PreparedCohort, max_patches: int, seed: int, batch_size: int) -> Iterator[Encoded]:
+        device = next(self.system.parameters()).device
+        for index in torch.arange(len(prepared)).split(batch_size):
+            batch = prepared.batch(index, max_patches=max_patches, seed=seed).to(device)
+            # The mode would hold on in the caller between two batches if it enclosed the yield.
+            with torch.inference_mode():
+                encoded = self.system.encode(batch)
+            yield encoded
 
     def _risk_spread(self, completed: Completed) -> Tensor:
         """Standard deviation [B] float64 of the risk over single draws."""

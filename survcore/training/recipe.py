@@ -15,6 +15,12 @@ from survcore.data.bag_reader import check_max_patches
 from survcore.models.base import Stage
 
 _CHANGEABLE = ("model", "preprocess", "training", "stages")
+_EXAMPLES = {
+    "model": "model.rank",
+    "preprocess": "preprocess.bins",
+    "training": "training.max_patches",
+    "stages": "stages.joint.epochs",
+}
 _TABLES = ("system", *_CHANGEABLE, "quick", "ablations")
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.-]*")
 _TRAINING = {"validation_fraction": 0.15, "gradient_clip": 0.0, "max_patches": 0}
@@ -74,6 +80,13 @@ def load_recipe(
     table = _read(system, path)
     for overlay in ((table.get("quick", {}),) if quick else ()) + ((changes,) if changes else ()):
         _known("table", overlay, _CHANGEABLE)
+        for name, values in overlay.items():
+            if not isinstance(values, Mapping):
+                raise ValueError(
+                    f"recipe key {name!r} must be a table, got {values!r}; its values are set one by one, as "
+                    f"{_EXAMPLES[name]}"
+                )
+        _known("stage", overlay.get("stages", {}), table.get("stages", {}))
         table = merge(table, overlay)
     training = table.get("training", {})
     _known("value in [training]", training, _TRAINING)
