@@ -124,7 +124,9 @@ class NystromLayer(nn.Module):
         return self._added(piece, queries, key, value, self._convolved(values, len(before), len(after)))
 
     def _added(self, rows: Tensor, queries: Tensor, key: Tensor, value: Tensor, convolved: Tensor) -> Tensor:
-        mixed = functional.scaled_dot_product_attention(queries, key, value, scale=1.0)
+        # The fused kernel takes a batch.
+        batch = (part.unsqueeze(0) for part in (queries, key, value))
+        mixed = functional.scaled_dot_product_attention(*batch, scale=1.0).squeeze(0)
         return rows + self.dropout(self.output(mixed.transpose(0, 1).flatten(1) + convolved))
 
     def _convolved(self, values: Tensor, before: int, after: int) -> Tensor:

@@ -55,7 +55,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     ``query`` [..., Q, d] is scaled already; ``key`` and ``value`` are [..., n, d].
     """
     scores = query @ key.transpose(-1, -2)
-    highest = scores.amax(-1, keepdim=True).detach()
-    weights = (scores - highest).exp()
-    total = weights.sum(-1, keepdim=True)
-    return weights @ value / total, (highest + total.log()).squeeze(-1)
+    weights = scores.softmax(-1)
+    # The largest weight is exp(0) over the sum.
+    return weights @ value, scores.amax(-1) - weights.amax(-1).log()
