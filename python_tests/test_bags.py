@@ -576,7 +576,7 @@ def test_predictions_say_how_many_patches_were_dropped():
     bags["gaps"][[1, 2, 7]] = np.nan
     outcomes = pd.DataFrame({"time": [1.0, 2.0], "event": [1, 0]}, index=["gaps", "whole"])
     cohort = Cohort.from_frames({"slide": bags}, outcomes, time_unit="months", kinds={"slide": "bag"})
-    preprocessor = Preprocessor.fit(cohort, {"bins": 2})
+    preprocessor = Preprocessor.fit(cohort, {"bins": 1})
     predictor = Predictor(mean_patch(preprocessor.transform(cohort)), preprocessor, {"longest_follow_up": 3.0})
     assert predictor.predict(cohort, batch_size=1)["dropped_patches"].to_dict() == {"gaps": 3, "whole": 0}
     # Seven patches are whole, so eight are no limit, and four are one.

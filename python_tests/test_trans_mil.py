@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -196,23 +197,26 @@ print(peak() - before)
 """
 
 
-def peak_growth(*arguments: int) -> int:
-    """Bytes that the peak memory of a process grows by, beyond the features."""
+def peak_growth(folder: Path, *arguments: int) -> int:
+    """Bytes that the peak memory of a process grows by, beyond the features.
+
+    It runs in a folder of its own: in the repository it would import the source tree.
+    """
     command = [sys.executable, "-c", MEMORY, *map(str, arguments)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return int(subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak memory from /proc")
-def test_a_bag_of_200_000_patches_needs_two_buffers_of_tokens() -> None:
+def test_a_bag_of_200_000_patches_needs_two_buffers_of_tokens(tmp_path: Path) -> None:
     patches, width = 200_000, 64
     buffer = patches * width * 4
     # The updated tokens, which later blocks read, the buffer of the layer in flight, and pieces.
-    assert peak_growth(patches, width, 32, 0) < 2 * buffer + 60e6
+    assert peak_growth(tmp_path, patches, width, 32, 0) < 2 * buffer + 60e6
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak memory from /proc")
-def test_training_memory_is_a_few_buffers_of_tokens() -> None:
+def test_training_memory_is_a_few_buffers_of_tokens(tmp_path: Path) -> None:
     patches, width = 40_000, 64
     buffer = patches * width * 4
     # Intermediate values that are kept take more than twice as much.
-    assert peak_growth(patches, width, 32, 1) < 75 * buffer
+    assert peak_growth(tmp_path, patches, width, 32, 1) < 75 * buffer
