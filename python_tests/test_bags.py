@@ -572,15 +572,15 @@ def test_resume_with_subsampled_bags_equals_an_undisturbed_run(tmp_path, monkeyp
 
 
 def test_predictions_say_how_many_patches_were_dropped():
-    bags = {"gaps": np.arange(10.0)[:, None], "whole": np.arange(4.0)[:, None]}
+    bags = {"gaps": np.arange(10.0)[:, None], "whole": np.arange(4.0)[:, None], "last": np.ones((2, 1))}
     bags["gaps"][[1, 2, 7]] = np.nan
-    outcomes = pd.DataFrame({"time": [1.0, 2.0], "event": [1, 0]}, index=["gaps", "whole"])
+    outcomes = pd.DataFrame({"time": [1.0, 2.0, 3.0], "event": [1, 1, 0]}, index=list(bags))
     cohort = Cohort.from_frames({"slide": bags}, outcomes, time_unit="months", kinds={"slide": "bag"})
-    preprocessor = Preprocessor.fit(cohort, {"bins": 1})
+    preprocessor = Preprocessor.fit(cohort, {"bins": 2})
     predictor = Predictor(mean_patch(preprocessor.transform(cohort)), preprocessor, {"longest_follow_up": 3.0})
-    assert predictor.predict(cohort, batch_size=1)["dropped_patches"].to_dict() == {"gaps": 3, "whole": 0}
+    assert predictor.predict(cohort, batch_size=1)["dropped_patches"].to_dict() == {"gaps": 3, "whole": 0, "last": 0}
     # Seven patches are whole, so eight are no limit, and four are one.
-    for most, cut in ((8, ["", ""]), (4, ["slide", ""])):
+    for most, cut in ((8, ["", "", ""]), (4, ["slide", "", ""])):
         assert list(predictor.predict(cohort, max_patches=most)["subsampled"]) == cut
 
 
