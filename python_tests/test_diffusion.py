@@ -530,6 +530,21 @@ def test_statistics_whiten_and_refuse_no_rows() -> None:
     assert again.fitted and torch.equal(again.mean, model.mean)
 
 
+def test_the_loss_counts_directions_by_their_variance(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = latent_diffusion()
+    latents = torch.randn(400, WIDTH) * torch.tensor([5.0] + (WIDTH - 1) * [1.0])
+    model.fit_statistics(latents)
+    share = model.deviation.square() / model.deviation.square().mean()
+    assert share.max() > 5 * share.min()
+    losses = []
+    for index in (share.argmax(), share.argmin()):
+        wrong = 30.0 * (torch.arange(WIDTH) == index)
+        monkeypatch.setattr(model.denoiser, "forward", lambda noisy, *_, wrong=wrong: wrong.expand_as(noisy))
+        losses.append(model.loss(latents, torch.zeros(400, 2, WIDTH), torch.arange(400), seed=0, repeats=2))
+    torch.testing.assert_close(losses[0] / losses[1], share.max() / share.min(), rtol=0.1, atol=0.0)
+    assert abs(losses[0] - 900 * share.max() / WIDTH) < 0.1 * losses[0]
+
+
 def test_loss_and_draws_depend_on_seed_and_row_only() -> None:
     model = latent_diffusion()
     latents, condition = torch.randn(6, WIDTH), torch.randn(6, 2, WIDTH)

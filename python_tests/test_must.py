@@ -228,7 +228,7 @@ def test_each_stage_reaches_all_its_parameters_and_no_other(count: int) -> None:
             with torch.no_grad():
                 latents = system.latents(batch)
                 for model in system.diffusion:
-                    # A fresh denoiser starts as the identity, where most gradients are zero.
+                    # The modulation starts at zero, where the gradients of the time layers are zero.
                     for parameter in model.denoiser.parameters():
                         parameter.add_(0.1 * torch.randn_like(parameter))
             system.start_stage(stage, latents, batch.availability)
@@ -423,3 +423,52 @@ def test_unknown_kinds_and_stages_are_named() -> None:
             call()
     with pytest.raises(ValueError, match="needs a target"):
         system.losses(replace(batch, target=None), "joint")
+
+
+def test_predictions_show_the_denoisers_what_training_showed_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For every pattern of three modalities: the mean of the standardised recovered parts that are there."""
+    system, batch = make_system(), make_batch(INPUTS[:3], missing=True)
+    given: dict[str, Tensor] = {}
+
+    def drawing(model: Any) -> Any:
+        def draw(condition: Tensor, keys: Tensor, **options: Any) -> Tensor:
+            given[model.name] = condition
+            return condition.new_zeros(len(keys), options["draws"], WIDTH)
+
+        return draw
+
+    for model in system.diffusion:
+        monkeypatch.setattr(model, "draw", drawing(model))
+    with torch.no_grad():
+        encoded = system.encode(batch)
+        system.complete(encoded, draws=2)
+    owned, recovered = batch.availability, encoded.parts["recovered"]
+    statistics = system.condition
+    for m, name in enumerate(system.modalities):
+        rows = (~owned[:, m]).nonzero().squeeze(1).tolist()
+        for place, row in enumerate(rows):
+            shown = [n for n in range(3) if owned[row, n]]
+            standard = [
+                (recovered[row, n] - statistics.recovered_mean[n]) / statistics.recovered_deviation[n] for n in shown
+            ]
+            torch.testing.assert_close(given[name][place, 0], torch.stack(standard).mean(0))
+            assert torch.equal(given[name][place, 1], system.encoder.class_token(m))
+
+
+def test_condition_noise_is_added_in_training() -> None:
+    batch, seen = make_batch(INPUTS[:2]), {}
+    for noise in (0.0, 0.5):
+        torch.manual_seed(0)
+        system = make_system(INPUTS[:2], condition_noise=noise)
+        with torch.no_grad():
+            latents = system.latents(batch)
+            system.start_stage("diffusion", latents, batch.availability)
+            cached = Batch(row_key=batch.row_key, availability=batch.availability, latents=latents)
+            conditions: list[Tensor] = []
+            system.diffusion[0].loss = lambda latents, condition, *_, found=conditions, **__: (  # type: ignore[method-assign]
+                found.append(condition) or condition.sum()
+            )
+            system.losses(cached, "diffusion", seed=1)
+        seen[noise] = conditions[0][:, 0]
+    added = seen[0.5] - seen[0.0]
+    assert 0.3 < added.std() < 0.7 and abs(added.mean()) < 0.15

@@ -182,6 +182,32 @@ def test_resume_equals_an_undisturbed_run(cohort, tmp_path, monkeypatch, system,
     assert (tmp_path / "whole" / weights).read_bytes() == (tmp_path / "broken" / weights).read_bytes()
 
 
+def test_resume_keeps_the_directions_of_the_diffusion_stage(cohort, tmp_path, monkeypatch):
+    """Another machine may find eigenvectors of the other sign, in which the weights so far make no sense."""
+    plan = load_recipe("must", changes=TINY_MUST)
+    whole = survcore.fit("must", cohort, recipe=plan, out=tmp_path / "whole")
+    advance, epochs = loop.Progress.advance, iter(range(99))
+
+    def killing(self, row):
+        advance(self, row)
+        if next(epochs) == 5:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Progress, "advance", killing)
+        with pytest.raises(Killed):
+            survcore.fit("must", cohort, recipe=plan, out=tmp_path / "broken")
+    eigh = torch.linalg.eigh
+
+    def flipped(matrix):
+        values, vectors = eigh(matrix)
+        return values, -vectors
+
+    monkeypatch.setattr(torch.linalg, "eigh", flipped)
+    resumed = survcore.fit("must", cohort, recipe=plan, out=tmp_path / "broken", resume=True)
+    assert same_weights(whole.system, resumed.system)
+
+
 @pytest.mark.parametrize("kill_after", [1, 3])
 def test_resume_with_a_skipped_stage_before_and_between(cohort, tmp_path, monkeypatch, kill_after):
     """Three stages of which the first, or the middle one, has no epochs; killed in either of the others."""

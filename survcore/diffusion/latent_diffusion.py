@@ -23,7 +23,7 @@ class LatentDiffusion(nn.Module):
 
     Args:
         name: separates the random draws of several models of one system.
-        denoiser: predicts the noise.
+        denoiser: predicts what the schedule says, the velocity or the noise.
         schedule: of the noise.
     """
 
@@ -65,7 +65,8 @@ class LatentDiffusion(nn.Module):
     def loss(self, latents: Tensor, condition: Tensor, row_key: Tensor, *, seed: int, repeats: int = 1) -> Tensor:
         """Mean squared error of the prediction (MUST, eq. 19, where the noise is predicted), a mean over directions.
 
-        Each direction counts by its variance; a prediction of no skill has an error of about 1.
+        Each direction counts by its variance, the added part included; a prediction of no skill has an error of about
+        1.
 
         Args:
             latents: [n, D], as :meth:`fit_statistics` saw them.

@@ -16,7 +16,7 @@ from survcore.errors import CheckpointError
 from survcore.files import replacing_folder
 
 FORMAT = "survcore-model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DESCRIPTION = "model.json"
 WEIGHTS = "model.safetensors"
 

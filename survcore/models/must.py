@@ -6,6 +6,7 @@ After "MUST: Modality-Specific Representation-Aware Transformer" (arXiv 2603.260
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
@@ -47,6 +48,8 @@ class MUST(System):
     def __init__(self, inputs: Sequence[ModalityInput], bins: int, settings: dict[str, Any]) -> None:
         super().__init__(inputs, bins, settings)
         options = self.options = read_settings(MUSTSettings, settings, self.name)
+        # A saved model is rebuilt from all of them, whatever the defaults are by then.
+        self.settings = asdict(options)
         width, count, dropout = options.width, len(self.inputs), options.head_dropout
         self.encoder = MUSTEncoder(self.inputs, options)
         self.subspace = SharedSubspace(width, options.rank, options.basis)
@@ -289,7 +292,7 @@ class MUST(System):
     def _condition(self, index: int, shared: Tensor) -> Tensor:
         """[shared; CLS_u] of a modality, [n, 2, D], the class token frozen; or the shared part alone, [n, 1, D].
 
-        ``shared`` [n, D] is standardised.
+        ``shared`` [n, D] comes from :class:`SharedCondition`.
         """
         if not self.options.condition_class_token:
             return shared.unsqueeze(1)

@@ -14,7 +14,7 @@ CONDITION_SCALES = ("standard", "none")
 
 @dataclass(frozen=True)
 class MUSTSettings:
-    """Defaults follow the paper, and where it is silent the code bases it builds on (CMTA, TransMIL, MCAT).
+    """Defaults are the paper's, where it is silent those of code it builds on (CMTA, TransMIL, MCAT), else ours.
 
     Attributes:
         width: D of tokens and representations (paper: 256).
@@ -42,8 +42,8 @@ class MUSTSettings:
             of the row (paper).
         condition_scale: "standard" for conditions standardised per dimension over the training rows, or "none" (the
             paper names no scaling).
-        condition_noise: standard deviation of the noise added to the condition in training, which keeps denoisers from
-            learning few patients by heart (the paper has none).
+        condition_noise: standard deviation of the noise added to the condition in training, in units of a standardised
+            one, which keeps denoisers from learning few patients by heart (the paper has none).
         condition_class_token: give the denoiser the class token of u beside the shared part (paper), or the shared part
             alone (its ablation).
         noise_repeats: noisy versions of each row per training step of the denoisers.

@@ -16,7 +16,7 @@ from torch import Tensor
 from survcore.errors import CheckpointError
 from survcore.files import replacing
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass

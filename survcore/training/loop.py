@@ -131,7 +131,9 @@ class _StageRun:
         if stage.cached:
             self.training = _latent_rows(system, training, device)
             self.validation = _latent_rows(system, validation, device) if validation is not None else None
-            system.start_stage(stage.name, self.training.latents, self.training.availability)
+            # A resumed stage has its statistics: made again, they could differ from those that its weights know.
+            if not state.epoch:
+                system.start_stage(stage.name, self.training.latents, self.training.availability)
         trained = {id(parameter) for parameter in system.stage_parameters(stage.name)}
         self.parameters = [parameter for parameter in system.parameters() if id(parameter) in trained]
         self.names = [name for name, parameter in system.named_parameters() if id(parameter) in trained]
