@@ -254,10 +254,12 @@ class MUST(System):
             return self.condition.of_shared(latents["shared"])
         others = owned.clone()
         others[:, index] = False
-        # Any of the others may be missing when the denoiser is asked: each row shows a random part of them.
-        uniform = row_uniform(stream_seed(seed, "shown", self.modalities[index]), batch.row_key, owned.shape[1])
-        uniform = uniform.to(owned.device).masked_fill(~others, torch.inf)
-        shown = others & ((uniform < 0.5) | (uniform == uniform.amin(1, keepdim=True)))
+        # Any of the others may be missing when the denoiser is asked, most often none: half of the rows show all that
+        # they have, the others a random part of it.
+        seed = stream_seed(seed, "shown", self.modalities[index])
+        uniform = row_uniform(seed, batch.row_key, owned.shape[1] + 1).to(owned.device)
+        whole, each = uniform[:, -1:] < 0.5, uniform[:, :-1].masked_fill(~others, torch.inf)
+        shown = others & (whole | (each < 0.5) | (each == each.amin(1, keepdim=True)))
         # A row that owns nothing else keeps its own part as a surrogate (the paper's supplement 8.2).
         shown = torch.where(others.any(1, keepdim=True), shown, owned)
         return self.condition.of_recovered(latents["recovered"], shown)
