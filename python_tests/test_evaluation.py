@@ -269,7 +269,7 @@ def test_risk_spread_is_that_of_single_draws(cohort, trained):
 def test_part_cosines_are_means_over_the_rows_that_own_both(cohort, trained):
     first, second = cohort.modalities
     mixed = cohort.where(has=[first, second]).without(second, np.arange(140) < 60)
-    found = trained.part_cosines(mixed, batch_size=33)
+    found = trained.part_cosines(trained.encode(mixed, batch_size=33))
     with torch.inference_mode():
         parts = trained.system.encode(trained.preprocessor.transform(mixed).batch()).parts
     vectors = {
@@ -476,10 +476,11 @@ def test_encoded_rows_give_what_the_cohort_gives(cohort, trained):
             trained.predict(encoded, **options), trained.predict(mixed, batch_size=64, **options), check_exact=True
         )
     pd.testing.assert_frame_equal(
-        trained.part_cosines(encoded), trained.part_cosines(mixed, batch_size=64), check_exact=True
+        trained.part_cosines(encoded), trained.part_cosines(trained.encode(mixed, batch_size=64)), check_exact=True
     )
-    with pytest.raises(ValueError, match="option of encode"):
-        trained.outputs(encoded, max_patches=3)
+    for option in ("max_patches", "batch_size"):
+        with pytest.raises(ValueError, match=f"{option} is an option of encode"):
+            trained.outputs(encoded, **{option: 3})
     with pytest.raises(ValueError, match="max_patches must be a whole number"):
         trained.encode(mixed, max_patches=-1)
     with pytest.raises(DataError, match="no modality"):

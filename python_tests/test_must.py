@@ -13,6 +13,7 @@ from torch import Tensor
 from survcore.batch import Batch, ModalityInput, Target
 from survcore.errors import DataError
 from survcore.models.must import MUST
+from survcore.models.must_condition import SharedCondition
 from survcore.nn import project
 
 BINS, WIDTH = 4, 16
@@ -282,6 +283,13 @@ def test_diffusion_loss_uses_the_rows_that_own_the_modality(condition: str) -> N
         torch.testing.assert_close(same, losses.parts["diffusion/omics"])
 
 
+def standardised(rows: torch.Tensor) -> torch.Tensor:
+    """By variances to which ten rows of their mean are added."""
+    variance = rows.double().var(0, correction=0)
+    variance = (len(rows) * variance + 10 * variance.mean()) / (len(rows) + 10)
+    return ((rows - rows.double().mean(0)) / variance.sqrt()).float()
+
+
 def test_training_conditions_are_standardised_and_show_any_of_the_other_modalities() -> None:
     system, batch = make_system(), make_batch(INPUTS[:3], rows=70, missing=True)
     with torch.no_grad():
@@ -291,7 +299,7 @@ def test_training_conditions_are_standardised_and_show_any_of_the_other_modaliti
     standard = torch.zeros_like(latents["recovered"])
     for m in range(3):
         rows = latents["recovered"][owned[:, m], m]
-        standard[owned[:, m], m] = (rows - rows.mean(0)) / rows.std(0, correction=0)
+        standard[owned[:, m], m] = standardised(rows)
     cached = Batch(row_key=batch.row_key, availability=owned, latents=latents)
     given = torch.stack([system._training_condition(cached, 1, seed) for seed in range(8)])
     assert torch.equal(given[3], system._training_condition(cached, 1, 3))
@@ -314,8 +322,45 @@ def test_conditions_as_the_paper_prints_them() -> None:
     torch.testing.assert_close(system._training_condition(cached, 1, 0), latents["shared"])
     scaled = make_system(diffusion_condition="shared")
     scaled.start_stage("diffusion", latents, batch.availability)
-    expected = (latents["shared"] - latents["shared"].mean(0)) / latents["shared"].std(0, correction=0)
-    torch.testing.assert_close(scaled._training_condition(cached, 1, 0), expected)
+    torch.testing.assert_close(scaled._training_condition(cached, 1, 0), standardised(latents["shared"]))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 400])
+def test_conditions_from_few_rows_blow_up_no_later_row(rows: int) -> None:
+    scales = torch.logspace(-1, 1, 64)
+    parts = 1000 + scales * torch.randn(2000, 64)
+    condition = SharedCondition(1, 64)
+    condition.fit(parts[:rows], parts[:rows, None], torch.ones(rows, 1, dtype=torch.bool))
+    seen = condition.of_shared(parts[1000:])
+    assert torch.equal(condition.of_recovered(parts[1000:, None], torch.ones(1000, 1, dtype=torch.bool)), seen)
+    assert 0.3 < seen[:, scales > 1].std() < (60 if rows == 1 else 6)
+    if rows == 400:
+        assert 0.8 < seen[:, scales > 1].std() < 1.2
+
+
+def test_rows_that_own_nothing_else_do_not_choose_a_denoiser() -> None:
+    system, batch = make_system(), make_batch(INPUTS[:3], rows=70, missing=True)
+    with torch.no_grad():
+        latents = system.latents(batch)
+    system.start_stage("diffusion", latents, batch.availability)
+    accompanied = (batch.availability.sum(1) > 1).nonzero().squeeze(1)
+    assert 0 < len(accompanied) < 70
+
+    def loss(rows: torch.Tensor) -> float:
+        return system.losses(
+            Batch(
+                row_key=batch.row_key[rows],
+                availability=batch.availability[rows],
+                latents={name: part[rows] for name, part in latents.items()},
+            ),
+            "diffusion",
+        ).loss.item()
+
+    everyone = torch.arange(70)
+    assert loss(everyone) == pytest.approx(loss(accompanied), rel=1e-5)
+    assert loss(torch.tensor([row for row in range(70) if row not in accompanied])) > 0
+    system.train()
+    assert loss(everyone) != pytest.approx(loss(accompanied), rel=1e-3)
 
 
 def test_losses_depend_on_seed_and_row_only() -> None:

@@ -61,7 +61,7 @@ class BagReader:
         return Bags(readers, [min(items[row].shape[0], most) if present[row] else 0 for row in rows])
 
     def larger(self, max_patches: int) -> np.ndarray:
-        """The rows whose bag has more than ``max_patches`` instances besides the dropped ones, bool [N]."""
+        """The rows whose bag has more than ``max_patches`` instances besides those dropped in reading, bool [N]."""
         sizes = np.array([0 if item is None else item.shape[0] for item in self.modality.items])
         return sizes - self.dropped > max_patches
 

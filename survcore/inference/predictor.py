@@ -24,6 +24,8 @@ from survcore.models.base import FILLS, Completed, Encoded, System
 if TYPE_CHECKING:
     from survcore.data.cohort import Cohort
 
+_BATCH_SIZE = 256
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -117,7 +119,9 @@ class Predictor:
             raise CheckpointError(f"{path} does not hold what its description says: {error}") from error
         return cls(system.to(device), preprocessor, description)
 
-    def encode(self, cohort: Cohort, *, max_patches: int = 0, seed: int = 0, batch_size: int = 256) -> EncodedCohort:
+    def encode(
+        self, cohort: Cohort, *, max_patches: int = 0, seed: int = 0, batch_size: int = _BATCH_SIZE
+    ) -> EncodedCohort:
         """A cohort's rows behind the encoders, which is where the time of large bags goes.
 
         :meth:`outputs`, :meth:`predict` and :meth:`part_cosines` take the result in place of the cohort, as often as
@@ -146,7 +150,7 @@ class Predictor:
         solver: str = "ddim",
         precision: str = "full",
         max_patches: int = 0,
-        batch_size: int = 256,
+        batch_size: int | None = None,
     ) -> Outputs:
         """What the task head says of a cohort's rows, and what was filled in on the way.
 
@@ -160,21 +164,22 @@ class Predictor:
             precision: of sampling on the CPU: "full", or "bfloat16", which reads half as much memory.
             max_patches: largest number of patches of a bag; a larger bag gives a subsample that depends on (seed, row
                 id) only, which is faster and less accurate. 0 for all.
-            batch_size: rows at a time; it does not change the result.
+            batch_size: rows at a time, default 256; it does not change the result.
 
         Raises:
             DataError: a row with no modality, a modality the model never saw, or a missing one that it cannot complete.
-            ValueError: unknown fill, solver or precision; ``max_patches`` is no whole number of at least 0, or is given
-                for rows that are encoded.
+            ValueError: unknown fill, solver or precision; ``max_patches`` is no whole number of at least 0; it or
+                ``batch_size`` is given for rows that are encoded.
         """
         if fill not in FILLS:
             raise ValueError(f"fill must be one of {', '.join(FILLS)}, got {fill!r}")
         if isinstance(cohort, EncodedCohort):
-            if max_patches:
-                raise ValueError(f"max_patches is an option of encode; these rows are encoded, got {max_patches!r}")
+            for name, value in (("max_patches", max_patches), ("batch_size", batch_size)):
+                if value:
+                    raise ValueError(f"{name} is an option of encode; these rows are encoded, got {value!r}")
             encoding = cohort
         else:
-            encoding = self._encoding(cohort, max_patches, seed, batch_size)
+            encoding = self._encoding(cohort, max_patches, seed, batch_size or _BATCH_SIZE)
         sampling: dict[str, Any] = {"draws": draws, "steps": steps, "solver": solver, "precision": precision}
         heads: list[dict[str, Tensor]] = []
         completed, spread = [], []
@@ -257,18 +262,17 @@ class Predictor:
             curves.survival(times).T, index=pd.Index(times, name="months"), columns=list(cohort.row_ids)
         )
 
-    def part_cosines(self, cohort: Cohort | EncodedCohort, *, batch_size: int = 256) -> pd.DataFrame:
+    def part_cosines(self, cohort: Cohort | EncodedCohort) -> pd.DataFrame:
         """Mean cosines between the parts into which the system takes rows apart, over the rows that own both parts.
 
         Args:
             cohort: patients with any subset of the modalities, or what :meth:`encode` made of them; outcomes are not
                 needed.
-            batch_size: rows at a time.
 
         Returns:
             Square DataFrame labelled by part, NaN where no row owns both; empty where the system knows no parts.
         """
-        encoding = cohort if isinstance(cohort, EncodedCohort) else self._encoding(cohort, batch_size=batch_size)
+        encoding = cohort if isinstance(cohort, EncodedCohort) else self._encoding(cohort)
         labels: list[str] = []
         total, count = 0.0, 0
         with torch.inference_mode():
@@ -280,7 +284,9 @@ class Predictor:
                 total, count = total + cosines.nansum(0), count + (~cosines.isnan()).sum(0)
         return pd.DataFrame((total / count).numpy(), index=labels, columns=labels)
 
-    def _encoding(self, cohort: Cohort, max_patches: int = 0, seed: int = 0, batch_size: int = 256) -> EncodedCohort:
+    def _encoding(
+        self, cohort: Cohort, max_patches: int = 0, seed: int = 0, batch_size: int = _BATCH_SIZE
+    ) -> EncodedCohort:
         """What :meth:`encode` gives, with batches that are encoded as they are asked for, once."""
         max_patches = check_max_patches(max_patches)
         cohort.require_some_modality()

@@ -5,6 +5,7 @@ After "MUST: Modality-Specific Representation-Aware Transformer" (arXiv 2603.260
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import combinations
@@ -105,7 +106,7 @@ class MUST(System):
                 continue
             given = self.condition.of_recovered(encoded.parts["recovered"][rows], encoded.availability[rows])
             condition, keys = self._condition(index, given), take_keys(encoded.row_key, rows)
-            drawn = model.draw(
+            parts["draws"][rows, :, index] = model.draw(
                 condition,
                 keys,
                 seed=seed,
@@ -115,9 +116,11 @@ class MUST(System):
                 solver=solver,
                 precision=precision,
             )
+        if fill == "own" and absent.any():
+            drawn = parts["draws"].transpose(1, 2)[absent]
             drawn = drawn - project(drawn, self.subspace.basis)
-            parts["draws"][rows, :, index] = drawn
-            specific[rows, index] = drawn.mean(1)
+            parts["draws"].transpose(1, 2)[absent] = drawn
+            specific[absent] = drawn.mean(1)
         return Completed(parts, absent, fill)
 
     def predict(self, completed: Completed) -> dict[str, Tensor]:
@@ -170,26 +173,25 @@ class MUST(System):
     @torch.no_grad()
     def diagnostics(self, batch: Batch) -> dict[str, float]:
         """Mean cosines over the rows that own the parts: does the decomposition hold (the paper's figures 5 and 10)?"""
-        parts = self.encode(batch).parts
-        whole, specific, cross = parts["whole"], parts["specific"], parts["cross"]
-        owned = batch.availability
+        encoded = self.encode(batch)
+        names, cosines = self.part_cosines(encoded)
+        means = cosines.nanmean(0)
         found: dict[str, float] = {}
-
-        def add(name: str, left: Tensor, right: Tensor, rows: Tensor) -> None:
-            if rows.any():
-                found[f"cos({name})"] = functional.cosine_similarity(left[rows], right[rows], dim=-1).mean().item()
-
-        for first, second in combinations(range(len(self.modalities)), 2):
-            a, b = self.modalities[first], self.modalities[second]
-            both = owned[:, first] & owned[:, second]
-            add(f"specific {a}, specific {b}", specific[:, first], specific[:, second], both)
-            add(f"shared {a}<-{b}, shared {b}<-{a}", cross[:, first, second], cross[:, second, first], both)
-            add(f"whole {a}, whole {b}", whole[:, first], whole[:, second], both)
+        for a, b in combinations(self.modalities, 2):
+            for left, right in (
+                (f"specific {a}", f"specific {b}"),
+                (f"shared {a}<-{b}", f"shared {b}<-{a}"),
+                (f"whole {a}", f"whole {b}"),
+            ):
+                found[f"cos({left}, {right})"] = means[names.index(left), names.index(right)].item()
+        parts, others = encoded.parts, encoded.availability.sum(1) - 1
         for index, name in enumerate(self.modalities):
-            others = owned.sum(1) - 1
-            rebuilt = specific[:, index] + cross[:, :, index].sum(1) / others.clamp(min=1).unsqueeze(-1)
-            add(f"whole {name}, specific {name} + shared", whole[:, index], rebuilt, owned[:, index] & (others > 0))
-        return found
+            rows = encoded.availability[:, index] & (others > 0)
+            shared = parts["cross"][rows, :, index].sum(1) / others[rows].unsqueeze(-1)
+            rebuilt = parts["specific"][rows, index] + shared
+            cosine = functional.cosine_similarity(parts["whole"][rows, index], rebuilt, dim=-1)
+            found[f"cos(whole {name}, specific {name} + shared)"] = cosine.mean().item()
+        return {name: value for name, value in found.items() if not math.isnan(value)}
 
     def part_cosines(self, encoded: Encoded) -> tuple[list[str], Tensor]:
         """Between g_m "whole", u_hat_m "specific" and c_hat_{m<-n} "shared" of all modalities (figures 5 and 10)."""
@@ -235,9 +237,13 @@ class MUST(System):
         return Losses(total, parts, hazard_risk(logits.detach()))
 
     def _diffuse(self, batch: Batch, seed: int) -> Losses:
-        specific, owned = batch.latents["specific"], batch.availability
+        specific, counted = batch.latents["specific"], batch.availability
+        accompanied = counted & (counted.sum(1, keepdim=True) > 1)
+        if not self.training:
+            # Nobody asks a denoiser for a modality of a row that has nothing else, so such rows do not choose it.
+            counted = torch.where(accompanied.any(0), accompanied, counted)
         total, parts = specific.new_zeros(()), {}
-        for index, rows in owners(owned):
+        for index, rows in owners(counted):
             given = self._training_condition(batch, index, seed)
             latents, keys = specific[rows, index], take_keys(batch.row_key, rows)
             noise = row_normal(stream_seed(seed, "condition", self.modalities[index]), keys, given.shape[1]).to(given)
@@ -270,7 +276,6 @@ class MUST(System):
         """Representations of a batch and the algebra over them (equations 8 to 10)."""
         owned = batch.availability
         whole, specific, cross = self.encoder(batch)
-        # Read once: an orthonormal basis is computed from its parameters at every access.
         basis = self.subspace.basis
         algebra = low_rank_decompose(basis, whole, specific, cross, owned)
         recovered = (whole - algebra.specific).transpose(0, 1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+_PRIOR_ROWS = 10
+
 
 class SharedCondition(nn.Module):
     """Standardises shared parts, per dimension, by statistics of training rows.
@@ -34,13 +36,13 @@ class SharedCondition(nn.Module):
             shared: [n, D].
             recovered: [n, M, D], read where ``availability`` bool [n, M] is True.
         """
-        self.shared_mean.copy_(shared.mean(0))
-        self.shared_deviation.copy_(_deviation(shared))
+        mean, deviation = _statistics(shared)
+        self.shared_mean.copy_(mean)
+        self.shared_deviation.copy_(deviation)
         for index in range(availability.shape[1]):
             rows = recovered[availability[:, index], index]
             if len(rows):
-                self.recovered_mean[index] = rows.mean(0)
-                self.recovered_deviation[index] = _deviation(rows)
+                self.recovered_mean[index], self.recovered_deviation[index] = _statistics(rows)
 
     def of_shared(self, shared: Tensor) -> Tensor:
         """[B, D] from shared parts [B, D]."""
@@ -53,7 +55,14 @@ class SharedCondition(nn.Module):
         return total / given.sum(1, keepdim=True).clamp(min=1)
 
 
-def _deviation(rows: Tensor) -> Tensor:
-    """Standard deviation per dimension; one that never varies is left unscaled rather than divided by nothing."""
-    deviation = rows.std(0, correction=0)
-    return torch.where(deviation > 1e-6, deviation, 1.0)
+def _statistics(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per dimension [D] of rows [n, D].
+
+    Variances are drawn towards their mean over the dimensions as though it had been seen in ``_PRIOR_ROWS`` more rows:
+    of two or three rows some dimensions hardly differ by chance, and would blow up every later row.
+    """
+    wide = rows.double()
+    mean, variance = wide.mean(0), wide.var(0, correction=0)
+    variance = (len(rows) * variance + _PRIOR_ROWS * variance.mean()) / (len(rows) + _PRIOR_ROWS)
+    # Parts that never vary are left unscaled rather than divided by nothing.
+    return mean, torch.where(variance > 1e-12, variance, 1.0).sqrt()
