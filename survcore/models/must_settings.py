@@ -31,7 +31,8 @@ class MUSTSettings:
         head_dropout: in the survival heads (MCAT: .25).
         warm_up_noise: sigma of the noise beside g in the warm-up (paper: .1).
         decomposition_weight, shared_weight, orthogonality_weight: of the losses (paper: 1, 1, .5). The first two weigh
-            squared norms, sums over D dimensions that at 1 leave the survival loss little say.
+            squared norms, sums over D dimensions: at 1, and in cohorts of a few hundred patients at .1, they leave the
+            survival loss little say and all patients nearly the same risk.
         likelihood: "likelihood", or "must_eq6" for the printed equation 6.
         project_recovered: project the shared part that is recovered where a modality is missing (equation 20 does not).
         denoiser_layers, denoiser_heads: of each latent diffusion model (paper: 4 layers).
@@ -64,8 +65,8 @@ class MUSTSettings:
     attention_dropout: float = 0.1
     head_dropout: float = 0.25
     warm_up_noise: float = 0.1
-    decomposition_weight: float = 0.1
-    shared_weight: float = 0.1
+    decomposition_weight: float = 0.01
+    shared_weight: float = 0.01
     orthogonality_weight: float = 0.5
     likelihood: str = "likelihood"
     project_recovered: bool = True
