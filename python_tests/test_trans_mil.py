@@ -20,6 +20,7 @@ from survcore.nn import (
     nystrom,
     pieces,
 )
+from survcore.nn.grid_convolution import depthwise_convolution
 from survcore.nn.patches import Patches, grid_side, lay_out
 from survcore.reference.trans_mil import trans_mil
 
@@ -83,6 +84,22 @@ def test_gradients_are_those_of_the_plain_definition(
     output, updated = block(patches_of(bag))
     for found, wanted in zip(gradients(output[0], updated.tokens()), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 32), (20, 33), (2, 100), (1, 300)])
+@pytest.mark.parametrize("size", [(7, 7), (1, 33), (5, 1)])
+def test_the_gradient_of_a_depthwise_convolution_is_pytorchs(height: int, width: int, size: tuple[int, int]) -> None:
+    image = torch.randn(5, height + size[0] - 1, width + size[1] - 1, dtype=torch.float64, requires_grad=True)
+    kernel = torch.randn(5, *size, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    outputs = (
+        torch.nn.functional.conv2d(image[None], kernel[:, None], bias, groups=5)[0],
+        depthwise_convolution(image, kernel, bias),
+    )
+    torch.testing.assert_close(outputs[1], outputs[0])
+    upstream = torch.randn_like(outputs[0])
+    expected, found = (torch.autograd.grad(output, (image, kernel, bias), upstream) for output in outputs)
+    torch.testing.assert_close(found, expected)
 
 
 def test_dropout_is_the_same_when_recomputed(block: TransMIL, monkeypatch: pytest.MonkeyPatch) -> None:

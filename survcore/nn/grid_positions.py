@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from survcore.nn.grid_convolution import depthwise_convolution
 from survcore.nn.patches import Patches
 from survcore.nn.pieces import RECOMPUTE_ABOVE, recomputed
 
@@ -40,21 +41,21 @@ class GridPositions(nn.Module):
             after = torch.cat([following[:halo] for following in strips[index + 1 : index + 1 + _HALO]] or [strip[:0]])
             new = recomputed(_convolved, before, strip, after[:halo], kernel, bias, side, when=again)
             before = torch.cat((before, strip[-halo:]))[-halo:]
-            results.append(new if torch.is_grad_enabled() else strip.copy_(new))
+            results.append(new.contiguous() if torch.is_grad_enabled() else strip.copy_(new))
         return Patches(results, side)
 
     def _kernel(self) -> tuple[Tensor, Tensor]:
-        """All convolutions and the identity in one: kernel [D, 1, 7, 7] and bias [D]."""
+        """All convolutions and the identity in one: kernel [D, 7, 7] and bias [D]."""
         padded = [functional.pad(layer.weight, 4 * [_HALO - layer.padding[0]]) for layer in self.convolutions]
         identity = torch.zeros_like(padded[0])
         identity[..., _HALO, _HALO] = 1
-        return torch.stack([identity, *padded]).sum(0), torch.stack([layer.bias for layer in self.convolutions]).sum(0)
+        kernel, bias = torch.stack([identity, *padded]), torch.stack([layer.bias for layer in self.convolutions])
+        return kernel.sum(0).squeeze(1), bias.sum(0)
 
 
 def _convolved(before: Tensor, strip: Tensor, after: Tensor, kernel: Tensor, bias: Tensor, side: int) -> Tensor:
     """A strip [n, D] convolved, with the grid rows before and after it; zeros beyond the ends of the grid."""
-    image = torch.cat((before, strip, after)).unflatten(0, (-1, side)).permute(2, 0, 1).unsqueeze(0)
+    image = torch.cat((before, strip, after)).T.unflatten(1, (-1, side))
     above, below = _HALO - len(before) // side, _HALO - len(after) // side
-    image = functional.pad(image, (0, 0, above, below)) if above or below else image
-    convolved = functional.conv2d(image, kernel, bias, padding=(0, _HALO), groups=image.shape[1])
-    return convolved.squeeze(0).permute(1, 2, 0).flatten(0, 1)
+    image = functional.pad(image, (_HALO, _HALO, above, below))
+    return depthwise_convolution(image, kernel, bias).flatten(1).T

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from survcore.nn.grid_convolution import depthwise_convolution
 from survcore.nn.pieces import RECOMPUTE_ABOVE, attend, merge_attended, recomputed
 
 ITERATIONS = 6
@@ -133,9 +134,9 @@ class NystromLayer(nn.Module):
         """The convolution of v [n, D] over tokens, without ``before`` and ``after`` neighbours at its ends."""
         width = values.shape[1]
         # Zeros beyond the ends of the sequence.
-        padded = functional.pad(values.T, (_HALO - before, _HALO - after)).unsqueeze(0)
+        padded = functional.pad(values.T, (_HALO - before, _HALO - after)).unsqueeze(1)
         kernel = self.residual.weight.repeat_interleave(width // self.heads, dim=0)
-        return functional.conv1d(padded, kernel, groups=width).squeeze(0).T
+        return depthwise_convolution(padded, kernel).squeeze(1).T
 
     def _query(self, normalised: Tensor) -> Tensor:
         """[n, D] -> scaled [H, n, d]."""
