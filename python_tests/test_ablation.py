@@ -104,7 +104,7 @@ def test_variants_stand_beside_the_default(cohort, path, done):
     lines = [line for line in report.splitlines() if line.startswith("| rank_4 | complete |")]
     assert len(lines) == 1 and lines[0].endswith(" | same |")
     events = int((cohort.endpoint().event > 0).sum())
-    assert f"100 rows, {events} events of primary, 2 folds; seed 0; {path}." in report
+    assert f"100 simulated rows, {events} events of primary, 2 folds; seed 0; {path}." in report
     assert "not that of seeds or of training again" in report and "one in twenty misses 0 by chance" in report
     assert "torch" in report and "Every row" not in report
     pd.testing.assert_frame_equal(pd.read_csv(out / "ablation.csv", keep_default_na=False, na_values={
@@ -195,8 +195,8 @@ def test_changes_that_a_variant_sets_anew_are_not_said_of_every_row(tmp_path):
          "difference": [np.nan, 0.1], "low": [np.nan, 0.0], "high": [np.nan, 0.2]}
     )  # fmt: skip
     changes = {"model": {"rank": 3, "width": 8}}
-    facts = {"title": "t", "rows": 4, "patients": 3, "events": 2, "endpoint": "OS", "folds": [0, 1], "seed": 0,
-             "recipe": "the packaged recipe", "changes": changes}  # fmt: skip
+    facts = {"title": "t", "simulated": False, "rows": 4, "patients": 3, "events": 2, "endpoint": "OS", "folds": [0, 1],
+             "seed": 0, "recipe": "the packaged recipe", "changes": changes}  # fmt: skip
     write_ablation_report(tmp_path / "a.md", table, {"a": {"model": {"rank": 2}}}, [], facts)
     report = (tmp_path / "a.md").read_text()
     assert "4 rows of 3 patients, 2 events of OS, 2 folds; seed 0; the packaged recipe." in report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from survcore.data import Cohort
+from survcore.data import Cohort, simulate_cohort
 from survcore.data.arrays import ArrayItem
 from survcore.errors import DataError
 
@@ -124,6 +125,13 @@ def test_every_kind_round_trips(tmp_path, tables, arrays):
     read.to_folder(tmp_path / "again", tables=tables)
     assert_same(Cohort.from_folder(tmp_path / "again"), cohort)
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_folder_says_that_patients_are_simulated(tmp_path):
+    simulate_cohort(5, seed=1).to_folder(tmp_path / "a")
+    assert Cohort.from_folder(tmp_path / "a").simulated
+    replace(simulate_cohort(5, seed=1), simulated=False).to_folder(tmp_path / "b")
+    assert not Cohort.from_folder(tmp_path / "b").simulated
 
 
 @pytest.mark.parametrize("arrays", ["h5", "npy"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from lifelines import CoxPHFitter
 
 import survcore
 from survcore.data import Cohort
-from survcore.errors import DataError
+from survcore.errors import CheckpointError, DataError
 from survcore.evaluation import run
 from survcore.evaluation.comparison import FoldBootstrap, own_rows
 from survcore.evaluation.ridge_cox import RidgeCox
@@ -26,6 +27,7 @@ from survcore.evaluation.training_missing import (
     shown_at_training,
     taken_at_training,
 )
+from survcore.training.recipe import merge
 
 TINY = {
     "model": {"width": 16, "rank": 4, "heads": 2, "denoiser_layers": 1},
@@ -530,3 +532,61 @@ def test_evaluate_without_rivals(cohort, tmp_path):
     assert set(result.metrics["model"]) == {"must"}
     assert sorted(path.name for path in (tmp_path / "models" / "fold_0").iterdir()) == ["must"]
     assert "rivals=False" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"seed": 1, "resume": True}, CheckpointError, "fold_0/must/model holds the model of another run"),
+        ({"changes": merge(TINY, {"model": {"rank": 99}})}, ValueError, "rank must lie in 1"),
+        ({"changes": merge(TINY, {"model": {"timesteps": 20}})}, ValueError, "'timesteps' must be at least 50"),
+        ({"training_missing": {}}, ValueError, "training_missing names no modality"),
+    ],
+)
+def test_a_refused_evaluation_leaves_the_finished_one_alone(cohort, tmp_path, options, error, message):
+    folded = replace(cohort, fold=np.arange(150) % 2)
+    survcore.evaluate("must", folded, out=tmp_path, changes=TINY, rivals=False)
+    before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+    with pytest.raises(error, match=message):
+        survcore.evaluate("must", folded, out=tmp_path, rivals=False, **{"changes": TINY} | options)
+    assert {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()} == before
+    assert "150 simulated rows" in (tmp_path / "report.md").read_text()
+
+
+def test_a_modality_that_a_fold_cannot_train_is_named_before_any_training(cohort, monkeypatch):
+    second = list(cohort.modalities)[1]
+    folds = np.arange(150) % 5
+    rare = replace(cohort, fold=folds).without(second, (folds != 3) & cohort.availability[:, 0])
+    rare = rare.select(rare.availability[:, 0])
+    monkeypatch.setattr(run, "fit", lambda *arguments, **options: pytest.fail("trained"))
+    with pytest.raises(DataError, match=f"the training part of fold 3: .*{second}"):
+        survcore.evaluate("must", rare, changes=TINY, rivals=False)
+
+
+def test_a_modality_of_three_rows_is_trained_and_filled_in(cohort):
+    first, second = cohort.modalities
+    rare = cohort.select(cohort.availability.all(axis=1))
+    rare = rare.without(second, np.arange(len(rare)) >= 6)
+    model = survcore.fit("must", rare, changes=TINY, seed=1)
+    table = model.predict(rare, steps=4)
+    assert np.isfinite(table["risk"]).all()
+    assert (table["completed"] == second).sum() == len(rare) - 6
+
+
+def test_features_that_overflow_are_refused_by_name(cohort, trained):
+    complete = cohort.select(cohort.availability.all(axis=1)).select(range(5))
+    model = survcore.Predictor(copy.deepcopy(trained.system), trained.preprocessor, trained.description)
+    with torch.no_grad():
+        next(model.system.head.parameters()).fill_(torch.nan)
+    with pytest.raises(DataError, match=f"is not a number for . rows, first {complete.row_ids[0]!r}"):
+        model.predict(complete)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("draws", 2.5), ("draws", True), ("steps", 12.5), ("batch_size", 0), ("seed", "x"), ("seed", 1.5)],
+)
+def test_numbers_that_are_not_whole_are_named(cohort, trained, option, value):
+    part = cohort.without(list(cohort.modalities)[1], cohort.availability[:, 0])
+    with pytest.raises(ValueError, match=f"{option} must be a whole number"):
+        trained.predict(part.select(range(1, 4)), **{option: value})

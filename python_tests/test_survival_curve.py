@@ -67,3 +67,8 @@ def test_wrong_shapes_are_named():
         SurvivalCurves(HAZARDS, [0, 5, 4, 6, np.inf], 60)
     with pytest.raises(ValueError, match="months >= 0"):
         SurvivalCurves(HAZARDS, EDGES, 60).survival([-1])
+
+
+def test_an_unknown_curve_has_no_median():
+    unknown = SurvivalCurves(np.array([[0.1, np.nan, 0.2, 0.3]]), EDGES, longest_follow_up=60.0)
+    assert np.isnan(unknown.median()).all() and np.isnan(unknown.survival([60])).all()

@@ -102,6 +102,40 @@ def test_the_gradient_of_a_depthwise_convolution_is_pytorchs(height: int, width:
     torch.testing.assert_close(found, expected)
 
 
+def test_a_depthwise_convolution_is_differentiated_as_pytorch_does() -> None:
+    image = torch.randn(4, 9, 12, dtype=torch.float64, requires_grad=True)
+    kernel = torch.randn(4, 7, 7, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(depthwise_convolution, (image, kernel, bias))
+    assert torch.autograd.gradgradcheck(depthwise_convolution, (image, kernel, bias))
+    strided = image.detach().permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    torch.testing.assert_close(depthwise_convolution(strided, kernel, None), depthwise_convolution(image, kernel, None))
+
+    def total(image: Tensor, kernel: Tensor) -> Tensor:
+        return depthwise_convolution(image, kernel, None).square().sum()
+
+    images = torch.randn(3, 4, 9, 12, dtype=torch.float64)
+    found = torch.func.vmap(torch.func.grad(total, argnums=(0, 1)), in_dims=(0, None))(images, kernel.detach())
+    for index, one in enumerate(images):
+        for part, expected in zip(found, torch.func.grad(total, argnums=(0, 1))(one, kernel.detach()), strict=True):
+            torch.testing.assert_close(part[index], expected)
+
+
+def test_a_depthwise_convolution_trains_under_autocast() -> None:
+    leaves = [torch.randn(4, 9, 12), torch.randn(4, 7, 7), torch.randn(4)]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow = depthwise_convolution(*leaves)
+    assert narrow.dtype == torch.bfloat16
+    for found, wanted in zip(
+        torch.autograd.grad(narrow.float().square().sum(), leaves),
+        torch.autograd.grad(depthwise_convolution(*leaves).square().sum(), leaves),
+        strict=True,
+    ):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, wanted, rtol=0.05, atol=0.05 * wanted.abs().max().item())
+
+
 def test_dropout_is_the_same_when_recomputed(block: TransMIL, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(pieces._PIECE, "cpu", 64)
     block.train()

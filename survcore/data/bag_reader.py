@@ -166,6 +166,8 @@ def _order_of_coords(item: ArrayItem, index: np.ndarray | None) -> np.ndarray:
     coords = item.coords()
     if coords is None:
         raise DataError(f"{item.where}: instances in the order of coords were asked for, and the bag has no coords")
+    if coords.is_floating_point() and (unknown := coords.isnan().any(1)).any():
+        raise DataError(f"{item.where}: coords of instance {int(unknown.nonzero()[0])} are NaN, and set the order")
     x, y = coords.numpy().T if index is None else coords.numpy()[index].T
     return np.lexsort((x, y))
 

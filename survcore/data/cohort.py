@@ -39,6 +39,7 @@ class Cohort:
         strata: str [N], strata of a stratified partial likelihood; or None.
         weights: case weights, float64 [N]; or None.
         name: what reports call it.
+        simulated: whether the patients are made up, which reports say.
         truth: what a simulator knows of the rows (arrays [N, ...] by name, dicts of such arrays allowed); or None.
     """
 
@@ -51,6 +52,7 @@ class Cohort:
     strata: np.ndarray | None = None
     weights: np.ndarray | None = None
     name: str = "cohort"
+    simulated: bool = False
     truth: dict[str, Any] | None = None
 
     @classmethod

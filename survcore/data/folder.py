@@ -2,7 +2,8 @@
 
 ::
 
-    cohort.toml                 name, endpoints with time unit and causes, modalities with kind, transform, width
+    cohort.toml                 name, endpoints with time unit and causes, modalities with kind, transform, width;
+                                simulated = true where the patients are made up
     outcomes.csv | .parquet     row_id, [NAME_]time, _event, _entry, patient_id, fold, split, strata, weights
     rna.csv | .parquet          a table: row_id and one column per feature, or one column of text
     rna.groups.csv              token groups of that table: token, column
@@ -29,6 +30,7 @@ import json
 import shutil
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,7 @@ from survcore.errors import DataError
 from survcore.files import replacing_folder
 
 _MANIFEST = "cohort.toml"
-_COHORT_KEYS = {"name", "endpoints", "modalities", "rows_without_modality"}
+_COHORT_KEYS = {"name", "simulated", "endpoints", "modalities", "rows_without_modality"}
 _ENDPOINT_KEYS = {"time_unit", "causes", "time", "event", "entry", "censored_value"}
 _MODALITY_KEYS = {"kind", "transform", "width", "groups", "format"}
 _ID = "row_id"
@@ -59,7 +61,7 @@ def read_folder(path: Path) -> Cohort:
     endpoints, modalities = manifest.get("endpoints", {}), manifest["modalities"]
     outcomes = _read_outcomes(path, endpoints)
     groups = {name: _read_groups(path, name, declared) for name, declared in modalities.items()}
-    return Cohort.from_frames(
+    cohort = Cohort.from_frames(
         {name: _read_values(path, name, declared, outcomes) for name, declared in modalities.items()},
         outcomes,
         time_unit=_declared(endpoints, "time_unit"),
@@ -76,6 +78,7 @@ def read_folder(path: Path) -> Cohort:
         name=manifest.get("name", path.resolve().name),
         rows_without_modality=manifest.get("rows_without_modality", False),
     )
+    return replace(cohort, simulated=bool(manifest.get("simulated", False)))
 
 
 def write_folder(cohort: Cohort, path: Path, *, tables: str, arrays: str | None, overwrite: bool) -> None:
@@ -253,6 +256,8 @@ def _outcomes_frame(cohort: Cohort) -> pd.DataFrame:
 
 def _manifest_text(cohort: Cohort) -> str:
     lines = [f"name = {_quoted(cohort.name)}"]
+    if cohort.simulated:
+        lines.append("simulated = true")
     if not cohort.availability.any(axis=1).all():
         lines.append("rows_without_modality = true")
     for name, endpoint in cohort.endpoints.items():

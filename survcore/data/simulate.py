@@ -151,7 +151,7 @@ def simulate_cohort(
         name="simulated",
     )
     truth = {"shared": shared, "specific": specific, "log_hazard": log_hazard, "time": time, "censoring": censoring}
-    return replace(cohort, truth={**truth, "signal": signal})
+    return replace(cohort, simulated=True, truth={**truth, "signal": signal})
 
 
 def _normal(seed: int, keys: np.ndarray, width: int, *stream: str | int) -> np.ndarray:

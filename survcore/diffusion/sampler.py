@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import operator
-
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from survcore.arguments import whole_number
 from survcore.diffusion.denoiser import Denoiser
 from survcore.diffusion.packed import PRECISIONS
 from survcore.diffusion.schedule import NoiseSchedule
@@ -82,9 +81,8 @@ def sample(
 
 
 def check_options(schedule: NoiseSchedule, *, draws: int, num_steps: int, solver: str, precision: str) -> None:
-    """Raise ValueError or TypeError unless a model with this schedule can be sampled so."""
-    if operator.index(draws) < 1:
-        raise ValueError(f"draws must be at least 1, got {draws}")
+    """Raise ValueError unless a model with this schedule can be sampled so."""
+    whole_number("draws", draws, 1)
     schedule.visited(num_steps, solver)
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")

@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from operator import index, mul
+from operator import mul
 
 import torch
 from torch import Tensor
+
+from survcore.arguments import whole_number
 
 PREDICTIONS = ("velocity", "noise")
 SOLVERS = ("ddim", "dpm_solver++")
@@ -56,9 +58,9 @@ class NoiseSchedule:
         """:meth:`sampling_timesteps` as numbers."""
         if solver not in SOLVERS:
             raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
-        if not 1 <= index(num_steps) <= self.timesteps:
-            raise ValueError(f"num_steps must lie in 1..{self.timesteps}, got {num_steps}")
-        return _visited(self, index(num_steps), solver)
+        if not 1 <= whole_number("num_steps", num_steps) <= self.timesteps:
+            raise ValueError(f"num_steps must lie in 1..{self.timesteps} (the model's timesteps), got {num_steps}")
+        return _visited(self, num_steps, solver)
 
     def target(self, clean: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
         """What the denoiser's output F should be for z = sqrt(alpha_bar) clean + sqrt(1 - alpha_bar) noise."""

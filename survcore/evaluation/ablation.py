@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from survcore.data.cohort import Cohort
-from survcore.data.preprocessor import Preprocessor
 from survcore.errors import DataError
 from survcore.evaluation.ablation_report import write_ablation_report
 from survcore.evaluation.comparison import FoldBootstrap, own_rows
 from survcore.evaluation.finished import read_finished
 from survcore.evaluation.run import evaluate, with_folds
+from survcore.evaluation.system_checks import SystemChecks
 from survcore.files import replacing
-from survcore.models import system_class
 from survcore.training.fit import training_parts
 from survcore.training.recipe import Recipe, load_ablation, load_recipe, merge
 
@@ -74,7 +71,7 @@ def ablate(
     outcome = folded.endpoint(endpoint)
     own = load_recipe(system, path=path, quick=quick, changes=changes)
     training, _ = training_parts(folded, outcome.name, numbers[0], own.validation_fraction, seed)
-    checks = _Checks(system, training, outcome.name)
+    checks = SystemChecks(system, training, outcome.name, f"the training part of fold {numbers[0]}")
     checks.build(own)
     recipes: dict[str, Recipe] = {}
     for variant, variant_changes in variants.items():
@@ -105,6 +102,7 @@ def ablate(
         table.to_csv(temporary, index=False)
     facts = {
         "title": f"{system}, ablation {name!r} on {cohort.name}",
+        "simulated": folded.simulated,
         "rows": len(folded),
         "patients": len(set(folded.patient_ids)),
         "events": int((outcome.event > 0).sum()),
@@ -116,34 +114,6 @@ def ablate(
     }
     write_ablation_report(Path(out) / "ablation.md", table, variants, same, facts)
     return table
-
-
-class _Checks:
-    """Builds systems that are not trained, to see a value that none can be built with before it costs a training.
-
-    Args:
-        system: name of the system.
-        training: the training rows of a fold, which give the shapes of the inputs.
-        endpoint: name of the endpoint.
-    """
-
-    def __init__(self, system: str, training: Cohort, endpoint: str) -> None:
-        self.build_system = system_class(system)
-        self.training, self.endpoint = training, endpoint
-        self.fitted: dict[str, Preprocessor] = {}
-
-    def build(self, recipe: Recipe) -> None:
-        """Raises what :func:`survcore.fit` would raise for the recipe before its first epoch."""
-        settings = json.dumps(recipe.preprocess, sort_keys=True)
-        if settings not in self.fitted:
-            imputes = not self.build_system.takes_missing_entries
-            self.fitted[settings] = Preprocessor.fit(
-                self.training, recipe.preprocess, endpoint=self.endpoint, imputes=imputes
-            )
-        preprocessor = self.fitted[settings]
-        # Some initialisations read values, so the system is built for good, at the cost of its memory.
-        with torch.random.fork_rng(devices=[]):
-            self.build_system(preprocessor.inputs, len(preprocessor.bins.edges) - 1, recipe.model)
 
 
 def _compared(found: dict[str, tuple[pd.DataFrame, pd.DataFrame]], system: str, seed: int) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from survcore.evaluation.report import write_report
 from survcore.evaluation.ridge_cox import RidgeCox
 from survcore.evaluation.scenario_outputs import scenario_outputs
 from survcore.evaluation.scenarios import Scenario, scenarios, title
+from survcore.evaluation.system_checks import SystemChecks
 from survcore.evaluation.training_missing import (
     counts_at_training,
     refuse_emptied,
@@ -27,9 +28,10 @@ from survcore.evaluation.training_missing import (
     taken_at_training,
 )
 from survcore.files import replacing
+from survcore.inference.artifact import load_artifact
 from survcore.metrics import concordance_index
 from survcore.plots import save_cosine_map
-from survcore.training.fit import fit, split_marks, training_parts
+from survcore.training.fit import fit, require_same_run, run_identity, split_marks, training_parts
 from survcore.training.recipe import Recipe, load_recipe
 
 TABLES = ("metrics.csv", "predictions.csv")
@@ -89,7 +91,7 @@ def evaluate(
         system: name of the system.
         cohort: the patients.
         out: folder for metrics.csv, predictions.csv, facts.json, report.md, figures and the models of the folds. Of an
-            earlier evaluation there, all but the models is removed before the first model is trained.
+            earlier evaluation there, all but the models is removed once the arguments have been checked.
         endpoint, recipe, changes, quick, seed: as in :func:`survcore.fit`.
         training_missing: probability with which each training patient (validation rows included) who has several
             modalities loses one of them; or by name the share of the training patients who have it, and another one,
@@ -137,6 +139,7 @@ def evaluate(
     facts: dict[str, Any] = {
         "system": system,
         "cohort": cohort.name,
+        "simulated": cohort.simulated,
         "endpoint": outcome.name,
         "rows": len(cohort),
         "patients": len(set(cohort.patient_ids)),
@@ -158,7 +161,14 @@ def evaluate(
         "penalizers": {model: {} for model in ridges},
         "training": {},
     }
+    for fold in numbers:
+        training, _ = training_parts(
+            shown_at_training(cohort, taken, fold), outcome.name, fold, recipe.validation_fraction, seed
+        )
+        SystemChecks(system, training, outcome.name, f"the training part of fold {fold}").build(recipe)
     if out is not None:
+        if resume:
+            _refuse_other_runs(Path(out), cohort, taken, systems, outcome.name, recipe, seed)
         for file in _FILES:
             (Path(out) / file).unlink(missing_ok=True)
     for fold in numbers:
@@ -277,6 +287,24 @@ def _patterns(cohort: Cohort) -> dict[str, int]:
     names = np.array(list(cohort.modalities))
     order = np.argsort(-counts, kind="stable")
     return {" + ".join(names[patterns[which]]): int(counts[which]) for which in order}
+
+
+def _refuse_other_runs(
+    out: Path,
+    cohort: Cohort,
+    taken: np.ndarray,
+    systems: dict[str, list[str]],
+    endpoint: str,
+    recipe: Recipe,
+    seed: int,
+) -> None:
+    """Raise CheckpointError where a fold's model in ``out`` is damaged or of another run."""
+    for fold in sorted(set(cohort.fold.tolist())):
+        for model, names in systems.items():
+            path = model_folder(out, fold, model) / "model"
+            if path.is_dir():
+                part = _part(shown_at_training(cohort, taken, fold), names)
+                require_same_run(path, load_artifact(path)[0], run_identity(part, endpoint, fold, recipe, seed))
 
 
 def _count_bags(counts: dict[str, int], test: Cohort, bags: list[str], subsampled: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,9 @@ def read_training_missing(entries: Iterable[str]) -> float | dict[str, float] | 
     named: dict[str, float] = {}
     entries = list(entries)
     for entry in entries:
-        name, _, text = entry.rpartition("=")
+        name, equals, text = entry.rpartition("=")
+        if equals and not name:
+            raise ValueError(f"training-missing {entry!r}: expected the name of a modality before '='")
         if not name and len(entries) > 1:
             raise ValueError(f"training-missing takes one SHARE, or NAME=SHARE any number of times; got {entry!r}")
         if name in named:
@@ -49,17 +52,19 @@ def taken_at_training(cohort: Cohort, missing: float | Mapping[str, float], seed
         seed: of the draws.
 
     Raises:
-        ValueError: a share outside (0, 1).
+        ValueError: a share outside (0, 1), or no share at all.
         DataError: a modality that the cohort does not have.
     """
-    shares = missing if isinstance(missing, Mapping) else {"": missing}
-    for name, share in shares.items():
-        what = f" of {cohort.modality(name).spec.name!r}" if name else ""
-        if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share < 1:
+    by_name = isinstance(missing, Mapping)
+    if by_name and not missing:
+        raise ValueError("training_missing names no modality; expected a share, or shares by modality, or None")
+    for name, share in (missing if by_name else {"": missing}).items():
+        what = f" of {cohort.modality(name).spec.name!r}" if by_name else ""
+        if not isinstance(share, Real) or isinstance(share, bool) or not 0 < share < 1:
             raise ValueError(f"training_missing{what}: expected a share between 0 and 1, got {share!r}")
     patients, patient = np.unique(cohort.patient_ids, return_inverse=True)
     keys, available = row_keys(patients), cohort.availability
-    if isinstance(missing, Mapping):
+    if by_name:
         draws = [row_uniform(stream_seed(seed, "training_missing", name), keys, 1) for name in cohort.modalities]
         share = np.array([missing.get(name, 0.0) for name in cohort.modalities])
         return _by_name(available, patient, np.concatenate(draws, axis=1), share)

@@ -14,12 +14,10 @@ _PACKAGES = ("survcore", "torch", "numpy", "pandas", "lifelines")
 
 
 def size(facts: dict[str, Any]) -> str:
-    """Rows, patients where they are others, events and folds, from the facts of an evaluation."""
+    """Rows, patients where they are others, events and folds, from the facts of an evaluation; whether made up."""
     of_patients = f" of {facts['patients']} patients" if facts["patients"] != facts["rows"] else ""
-    return (
-        f"{facts['rows']} rows{of_patients}, {facts['events']} events of {facts['endpoint']}, "
-        f"{len(facts['folds'])} folds"
-    )
+    rows = f"{facts['rows']}{' simulated' if facts['simulated'] else ''} rows{of_patients}"
+    return f"{rows}, {facts['events']} events of {facts['endpoint']}, {len(facts['folds'])} folds"
 
 
 def versions() -> str:

@@ -12,10 +12,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from survcore.arguments import whole_number
 from survcore.data.bag_reader import check_max_patches
 from survcore.data.prepared import PreparedCohort
 from survcore.data.preprocessor import Preprocessor
-from survcore.errors import CheckpointError
+from survcore.errors import CheckpointError, DataError
 from survcore.inference.artifact import load_artifact, save_artifact
 from survcore.inference.survival_curve import SurvivalCurves
 from survcore.models import system_class
@@ -167,19 +168,21 @@ class Predictor:
             batch_size: rows at a time, default 256; it does not change the result.
 
         Raises:
-            DataError: a row with no modality, a modality the model never saw, or a missing one that it cannot complete.
-            ValueError: unknown fill, solver or precision; ``max_patches`` is no whole number of at least 0; it or
+            DataError: a row with no modality, a modality the model never saw, or a missing one that it cannot complete;
+                features so large that a row's risk is not a number.
+            ValueError: unknown fill, solver or precision; a number that is not whole or too small; ``max_patches`` or
                 ``batch_size`` is given for rows that are encoded.
         """
         if fill not in FILLS:
             raise ValueError(f"fill must be one of {', '.join(FILLS)}, got {fill!r}")
+        seed = whole_number("seed", seed)
         if isinstance(cohort, EncodedCohort):
-            for name, value in (("max_patches", max_patches), ("batch_size", batch_size)):
-                if value:
+            for name, value, default in (("max_patches", max_patches, 0), ("batch_size", batch_size, None)):
+                if value != default:
                     raise ValueError(f"{name} is an option of encode; these rows are encoded, got {value!r}")
             encoding = cohort
         else:
-            encoding = self._encoding(cohort, max_patches, seed, batch_size or _BATCH_SIZE)
+            encoding = self._encoding(cohort, max_patches, seed, _BATCH_SIZE if batch_size is None else batch_size)
         sampling: dict[str, Any] = {"draws": draws, "steps": steps, "solver": solver, "precision": precision}
         heads: list[dict[str, Tensor]] = []
         completed, spread = [], []
@@ -189,8 +192,16 @@ class Predictor:
                 heads.append({name: value.cpu() for name, value in self.system.predict(whole).items()})
                 completed.append(whole.completed.cpu())
                 spread.append(self._risk_spread(whole))
+        values = {name: torch.cat([head[name] for head in heads]).double().numpy() for name in heads[0]}
+        for name, value in values.items():
+            broken = np.isnan(value).any(axis=tuple(range(1, value.ndim)))
+            if broken.any():
+                raise DataError(
+                    f"{name} is not a number for {broken.sum()} rows, first {cohort.row_ids[broken][0]!r}: are their "
+                    "features as large as those of the training rows?"
+                )
         return Outputs(
-            {name: torch.cat([head[name] for head in heads]).double().numpy() for name in heads[0]},
+            values,
             torch.cat(spread).numpy(),
             torch.cat(completed).numpy(),
             encoding.imputed,
@@ -288,7 +299,7 @@ class Predictor:
         self, cohort: Cohort, max_patches: int = 0, seed: int = 0, batch_size: int = _BATCH_SIZE
     ) -> EncodedCohort:
         """What :meth:`encode` gives, with batches that are encoded as they are asked for, once."""
-        max_patches = check_max_patches(max_patches)
+        max_patches, batch_size = check_max_patches(max_patches), whole_number("batch_size", batch_size, 1)
         cohort.require_some_modality()
         prepared = self.preprocessor.transform(cohort)
         return EncodedCohort(prepared, max_patches, self._batches(prepared, max_patches, seed, batch_size))

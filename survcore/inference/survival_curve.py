@@ -64,7 +64,7 @@ class SurvivalCurves:
         return self.quantile(0.5)
 
     def quantile(self, level: float) -> np.ndarray:
-        """Months at which S falls to ``level``, [n]; infinite where it does not within the horizon."""
+        """Months at which S falls to ``level``, [n]; infinite where not within the horizon, NaN where S is NaN."""
         target = -np.log(level)
         crossed = self.cumulative[:, 1:] >= target
         k = np.argmax(crossed, axis=1)
@@ -73,7 +73,7 @@ class SurvivalCurves:
         with np.errstate(invalid="ignore", divide="ignore"):
             share = np.where(np.isinf(right), 0.0, (target - left) / (right - left))
         months = self.edges[k] + share * np.diff(self.edges)[k]
-        return np.where(crossed.any(axis=1), months, np.inf)
+        return np.where(np.isnan(self.cumulative).any(axis=1), np.nan, np.where(crossed.any(axis=1), months, np.inf))
 
     def restricted_mean(self, tau: float) -> np.ndarray:
         """Restricted mean survival time: months lived up to ``tau``, [n]; NaN where tau lies beyond the horizon."""

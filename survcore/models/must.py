@@ -240,7 +240,8 @@ class MUST(System):
         specific, counted = batch.latents["specific"], batch.availability
         accompanied = counted & (counted.sum(1, keepdim=True) > 1)
         if not self.training:
-            # Nobody asks a denoiser for a modality of a row that has nothing else, so such rows do not choose it.
+            # Nobody asks a denoiser for a modality of a row that has nothing else, so such rows do not choose it where
+            # the batch has others.
             counted = torch.where(accompanied.any(0), accompanied, counted)
         total, parts = specific.new_zeros(()), {}
         for index, rows in owners(counted):

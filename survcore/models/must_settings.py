@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 
 from survcore.diffusion.denoiser import ATTENTIONS
 from survcore.diffusion.schedule import PREDICTIONS
 from survcore.nn.shared_subspace import BASES
 
 CONDITIONS = ("shared", "recovered")
+LEAST_TIMESTEPS = 50
 CONDITION_SCALES = ("standard", "none")
 
 
@@ -48,7 +50,7 @@ class MUSTSettings:
         condition_class_token: give the denoiser the class token of u beside the shared part (paper), or the shared part
             alone (its ablation).
         noise_repeats: noisy versions of each row per training step of the denoisers.
-        timesteps: T of the noise schedule.
+        timesteps: T of the noise schedule, at least the 50 that are sampled unless asked otherwise.
         eta: of the sampler (paper: 0).
     """
 
@@ -98,6 +100,12 @@ class MUSTSettings:
         for name in (*counts, "noise_repeats", "timesteps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"setting {name!r} must be at least 1, got {getattr(self, name)}")
+        if self.timesteps < LEAST_TIMESTEPS:
+            raise ValueError(f"setting 'timesteps' must be at least {LEAST_TIMESTEPS}, got {self.timesteps}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"setting {field.name!r} must be finite, got {value}")
         for name in ("token_dropout", "attention_dropout", "head_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"setting {name!r} must lie in [0, 1), got {getattr(self, name)}")

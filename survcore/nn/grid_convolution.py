@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 # Columns of the grid per matrix product: wider ones compute more than the gradient needs, narrower ones are slow.
@@ -29,27 +28,34 @@ def depthwise_convolution(image: Tensor, kernel: Tensor, bias: Tensor | None = N
 class _DepthwiseConvolution(torch.autograd.Function):
     """PyTorch's own gradient of the kernel takes 5 to 20 times as long as the convolution itself on a CPU."""
 
-    @staticmethod
-    def forward(ctx: Any, image: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-        # The convolution of channels that lie beside each other is slower.
-        image = image.contiguous()
-        ctx.save_for_backward(image, kernel)
-        return _convolved(image, kernel, bias)
+    generate_vmap_rule = True
 
     @staticmethod
-    @once_differentiable
+    def forward(image: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+        # The convolution of channels that lie beside each other is slower.
+        return _convolved(image.contiguous(), kernel, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        image, kernel, bias = inputs
+        ctx.save_for_backward(image, kernel)
+        ctx.dtype_of_bias = None if bias is None else bias.dtype
+
+    @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         image, kernel = ctx.saved_tensors
-        gradient = gradient.contiguous()
+        dtypes = image.dtype, kernel.dtype
+        # Under autocast the result is narrower than what it was made of.
+        image, kernel, gradient = image.to(gradient.dtype), kernel.to(gradient.dtype), gradient.contiguous()
         of_image = of_kernel = of_bias = None
         if ctx.needs_input_grad[0]:
             above, left = kernel.shape[1] - 1, kernel.shape[2] - 1
             padded = functional.pad(gradient, (left, left, above, above))
-            of_image = _convolved(padded, kernel.flip(1, 2))
+            of_image = _convolved(padded, kernel.flip(1, 2)).to(dtypes[0])
         if ctx.needs_input_grad[1]:
-            of_kernel = _kernel_gradient(image, gradient, *kernel.shape[1:])
+            of_kernel = _kernel_gradient(image.contiguous(), gradient, *kernel.shape[1:]).to(dtypes[1])
         if ctx.needs_input_grad[2]:
-            of_bias = gradient.sum((1, 2))
+            of_bias = gradient.sum((1, 2)).to(ctx.dtype_of_bias)
         return of_image, of_kernel, of_bias
 
 
@@ -66,17 +72,20 @@ def _kernel_gradient(image: Tensor, gradient: Tensor, high: int, wide: int) -> T
     if len(gradient[0]) == high == 1:
         image, gradient = _folded(image, gradient, wide)
     channels, height, width = gradient.shape
-    found = gradient.new_zeros(channels, high, wide)
+    total = None
     for start in range(0, width, _COLUMNS):
         columns = gradient[:, :, start : start + _COLUMNS]
         count = columns.shape[2]
         reached = count + wide - 1
+        sums = []
         for i in range(high):
             rows = image[:, i : i + height, start : start + reached]
             products = torch.bmm(rows.transpose(1, 2), columns)
             diagonals = products.as_strided((channels, wide, count), (reached * count, count, count + 1))
-            found[:, i] += diagonals.sum(-1)
-    return found
+            sums.append(diagonals.sum(-1))
+        part = torch.stack(sums, dim=1)
+        total = part if total is None else total + part
+    return gradient.new_zeros(channels, high, wide) if total is None else total
 
 
 def _folded(image: Tensor, gradient: Tensor, wide: int) -> tuple[Tensor, Tensor]:

@@ -224,12 +224,17 @@ def _finished(path: Path, run: dict[str, Any], device: torch.device | str) -> Pr
     if not path.is_dir():
         return None
     predictor = Predictor.load(path, device)
-    if predictor.description.get("run") != run:
+    require_same_run(path, predictor.description, run)
+    return predictor
+
+
+def require_same_run(path: Path, description: dict[str, Any], run: dict[str, Any]) -> None:
+    """Raise CheckpointError unless the description of the model in ``path`` names the run (:func:`run_identity`)."""
+    if description.get("run") != run:
         raise CheckpointError(
             f"{path} holds the model of another run (other recipe, seed, fold or cohort): "
             "choose another output folder, or train without resuming to replace it"
         )
-    return predictor
 
 
 def _require_takes(build: type[System], endpoint: Endpoint) -> None:
