@@ -182,7 +182,7 @@ def check_cosines(cosines: pd.DataFrame, names: list[str], folder) -> None:
 def check_report(result: run.Evaluation, first: str, second: str, folder) -> None:
     report = (folder / "report.md").read_text()
     facts = result.facts
-    assert f"150 rows, {facts['events']} events of primary, 2 folds" in report
+    assert f"150 simulated rows, {facts['events']} events of primary, 2 folds" in report
     assert f"| {first} + {second} | 140 (93.3 %) |" in report and f"| {second} | 10 (6.7 %) |" in report
     assert "leaves out the rows that it would leave with nothing" in report
     assert "not that of seeds or of training again" in report and "one in twenty misses 0 by chance" in report
@@ -578,7 +578,7 @@ def test_features_that_overflow_are_refused_by_name(cohort, trained):
     model = survcore.Predictor(copy.deepcopy(trained.system), trained.preprocessor, trained.description)
     with torch.no_grad():
         next(model.system.head.parameters()).fill_(torch.nan)
-    with pytest.raises(DataError, match=f"is not a number for . rows, first {complete.row_ids[0]!r}"):
+    with pytest.raises(DataError, match=f"is not a number for . rows, first {str(complete.row_ids[0])!r}"):
         model.predict(complete)
 
 
