@@ -81,7 +81,7 @@ _device = click.option(
 
 
 @main.command()
-@click.option("--quick", is_flag=True, help="A smaller cohort and shorter training: under 40 s on two cores.")
+@click.option("--quick", is_flag=True, help="A smaller cohort and shorter training: under a minute on two cores.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
