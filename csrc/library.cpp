@@ -4,6 +4,16 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(survcore, m) {
+  // Rows sorted into groups that share a risk set, as common/cox_plan.h lays them out; an invalid row stands in the
+  // header.
+  m.def("cox_risk_sets(Tensor time, Tensor event, Tensor entry, Tensor strata) -> Tensor");
+  // Negative log partial likelihood, reduced, and its gradient, empty where none is asked for.
+  m.def(
+      "cox_ph_loss("
+      "Tensor log_hazard, Tensor risk_sets, Tensor weights, str ties, str reduction, bool with_gradient"
+      ") -> (Tensor loss, Tensor gradient)");
+  m.def("cox_ph_loss_backward(Tensor grad_loss, Tensor gradient) -> Tensor");
+
   // Negative log-likelihood of discrete-time hazards, reduced; divisor is what the sum was divided by.
   m.def(
       "discrete_hazard_nll("

@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 NAMES = _library.op_names()
 FORWARD = [name for name in NAMES if not name.endswith("_backward")]
 # What prepares another op's arguments is tested and timed with that op.
-PREPARING = {"pack_denoiser"}
+PREPARING = {"cox_risk_sets", "pack_denoiser"}
 # Blocks without an op of their own that are timed as a whole.
 BLOCKS = {"trans_mil"}
 DEFINED = [name for name in FORWARD if name not in PREPARING]

@@ -14,7 +14,9 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Cohort": "survcore.data",
     "Predictor": "survcore.inference",
+    "RiskSets": "survcore.ops",
     "concordance_index": "survcore.metrics",
+    "cox_ph_loss": "survcore.ops",
     "discrete_hazard_nll": "survcore.ops",
     "evaluate": "survcore.evaluation",
     "fit": "survcore.training",

@@ -4,7 +4,31 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from survcore.ops import discrete_hazard_nll
+from survcore.ops import RiskSets, cox_ph_loss, discrete_hazard_nll
+
+
+class CoxPHLoss(nn.Module):
+    """Negative log partial likelihood of proportional hazards; options as in :func:`survcore.ops.cox_ph_loss`."""
+
+    def __init__(self, *, ties: str = "efron", reduction: str = "mean") -> None:
+        super().__init__()
+        self.options = {"ties": ties, "reduction": reduction}
+
+    def forward(
+        self,
+        log_hazard: Tensor,
+        time: Tensor | RiskSets,
+        event: Tensor | None = None,
+        *,
+        entry: Tensor | None = None,
+        strata: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Loss of log-hazards [n] with time and event indicator of each row, or with risk sets sorted once."""
+        return cox_ph_loss(log_hazard, time, event, entry=entry, strata=strata, weights=weights, **self.options)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
 
 
 class DiscreteHazardNLL(nn.Module):

@@ -1,5 +1,5 @@
-// exp(x) for x <= 0, log(1 + x) for x >= 0 and 1 / x on [1, 2]: what stable log-likelihoods and their gradients are
-// made of.
+// exp(x) for x <= 0, log(1 + x) for x >= 0, log(x) and 1 / x on [1, 2]: what stable log-likelihoods and their gradients
+// are made of.
 //
 // On the host they are branch-free polynomials, so that a plain loop over them vectorises for whatever instruction set
 // it is compiled for; on the device they are CUDA's. Errors stay within 3 units in the last place. NaN gives NaN,
@@ -148,6 +148,57 @@ SURVCORE_SHARED Real log1p_nonnegative(Real x) {
   const Real logarithm = Real(2) * (s + s * detail::atanh_tail(s * s));
   return n * Format::log2_high + (logarithm + (n * Format::log2_low + lost));
 #endif
+}
+
+// log(x) for normal x > 0.
+SURVCORE_SHARED double log_positive(double x) {
+#if defined(__CUDA_ARCH__)
+  return log(x);
+#else
+  using Format = detail::Format<double>;
+  using Bits = Format::Bits;
+  // x = 2^n * m with m in [sqrt(1/2), sqrt(2)). The exponent is moved into the positive range, to be read as the low
+  // bits of a large number.
+  const Bits offset =
+      detail::bits_as<Bits>(x) + (Format::exponent_bias << Format::mantissa_bits) - Format::half_root_two;
+  const Bits exponent = offset >> Format::mantissa_bits;
+  const double m =
+      detail::bits_as<double>(Bits(detail::bits_as<Bits>(x) + (Format::exponent_bias << Format::mantissa_bits) -
+                                   (exponent << Format::mantissa_bits)));
+  const double n = detail::bits_as<double>(Bits(detail::bits_as<Bits>(Format::round_magic) + exponent)) -
+                   (Format::round_magic + static_cast<double>(Format::exponent_bias));
+  const double s = (m - 1.0) / (m + 1.0);
+  const double logarithm = 2.0 * (s + s * detail::atanh_tail(s * s));
+  return n * Format::log2_high + (logarithm + n * Format::log2_low);
+#endif
+}
+
+// Sum of log(value(i)) over [0, count) for normal positive values: exponents are added and mantissas multiplied, so
+// that 512 values share one logarithm.
+template <class Value>
+SURVCORE_SHARED double sum_of_logs(int64_t count, const Value& value) {
+  using Format = detail::Format<double>;
+  using Bits = Format::Bits;
+  constexpr Bits one = Format::exponent_bias << Format::mantissa_bits;
+  constexpr Bits mantissa = (Bits(1) << Format::mantissa_bits) - 1;
+  double sum = 0;
+  for (int64_t first = 0; first < count; first += 512) {
+    const int64_t last = first + 512 < count ? first + 512 : count;
+    Bits exponents = 0;
+    double product = 1;  // of numbers in [1, 2)
+#if !defined(__CUDACC__)
+#pragma omp simd reduction(+ : exponents) reduction(* : product)
+#endif
+    for (int64_t i = first; i < last; ++i) {
+      const Bits bits = detail::bits_as<Bits>(static_cast<double>(value(i)));
+      exponents += bits >> Format::mantissa_bits;
+      product *= detail::bits_as<double>(Bits((bits & mantissa) | one));
+    }
+    const auto exponent =
+        static_cast<int64_t>(exponents) - (last - first) * static_cast<int64_t>(Format::exponent_bias);
+    sum += log(product) + static_cast<double>(exponent) * 0.69314718055994530942;
+  }
+  return sum;
 }
 
 // 1 / x for x in [1, 2]: a parabola (relative error 0.0101) and Newton steps, which square the error; a third of a

@@ -197,8 +197,8 @@ class Predictor:
             broken = np.isnan(value).any(axis=tuple(range(1, value.ndim)))
             if broken.any():
                 raise DataError(
-                    f"{name} is not a number for {broken.sum()} rows, first {str(cohort.row_ids[broken][0])!r}: are their "
-                    "features as large as those of the training rows?"
+                    f"{name} is not a number for {broken.sum()} rows, first {str(cohort.row_ids[broken][0])!r}: are "
+                    "their features as large as those of the training rows?"
                 )
         return Outputs(
             values,

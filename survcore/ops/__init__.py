@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from survcore.ops.cox_ph_loss import cox_ph_loss
+from survcore.ops.cox_risk_sets import RiskSets
 from survcore.ops.ddim_sample import ddim_sample
 from survcore.ops.discrete_hazard_nll import discrete_hazard_nll, hazard_risk, hazard_survival
 from survcore.ops.low_rank_decompose import LowRankDecomposition, low_rank_decompose
@@ -9,6 +11,8 @@ from survcore.ops.pack_denoiser import pack_denoiser
 
 __all__ = [
     "LowRankDecomposition",
+    "RiskSets",
+    "cox_ph_loss",
     "ddim_sample",
     "discrete_hazard_nll",
     "hazard_risk",

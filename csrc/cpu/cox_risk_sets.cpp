@@ -1,0 +1,446 @@
+// CPU kernel of cox_risk_sets: one radix sort of packed words (stratum, time, event, row), one pass that finds the
+// groups.
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "common/cox_plan.h"
+#include "common/dispatch.h"
+#include "common/parallel.h"
+#include "common/scratch.h"
+#include "common/tensors.h"
+
+namespace survcore {
+namespace {
+
+constexpr int64_t block_rows = 1 << 17;
+
+// Calls body(block, first, last) for blocks of rows that two threads share.
+template <class Body>
+void for_each_block(int64_t rows, const Body& body) {
+  for_each_chunk(rows, block_rows, 1, body);
+}
+
+// A word is a key of 31 bits for stratum and time, one bit for the event and the row's number.
+using Word = uint64_t;
+constexpr int key_bits = 31;
+inline uint32_t row_of(Word word) { return static_cast<uint32_t>(word); }
+inline uint32_t key_of(Word word) { return static_cast<uint32_t>(word >> 33); }
+inline bool is_event(Word word) { return word >> 32 & 1; }
+
+// Words one after the other, with a line left free after every run of 8192: places at a distance of a power of two,
+// which a sort of numbers without gaps writes to in turns, would compete for the same few lines of the cache.
+struct Words {
+  static constexpr int64_t run = 8192;
+  Word* data;
+
+  static int64_t place(int64_t i) { return i + i / run * 8; }
+  static int64_t size(int64_t rows) { return place(rows) + 8; }
+  Word& operator[](int64_t i) const { return data[place(i)]; }
+};
+
+// 256 places to write to stay in the fastest cache, and each fetches its next line before it is needed.
+constexpr int digits = 256;
+using Places = std::array<uint32_t, digits>;
+
+// One pass of a stable sort, by one byte.
+template <int byte>
+void sort_by_byte(Words from, Words to, int64_t rows, std::vector<Places>& places) {
+  const auto digit_of = [](Word word) { return static_cast<uint8_t>(word >> 8 * byte); };
+  for_each_block(rows, [&](int64_t block, int64_t first, int64_t last) {
+    Places counts = {};
+    for (int64_t i = first; i < last; ++i) ++counts[digit_of(from[i])];
+    places[block] = counts;
+  });
+  uint32_t place = 0;
+  for (int digit = 0; digit < digits; ++digit) {
+    for (Places& block : places) place += std::exchange(block[digit], place);
+  }
+  for_each_block(rows, [&](int64_t block, int64_t first, int64_t last) {
+    Places next = places[block];
+    for (int64_t i = first; i < last; ++i) {
+      const Word word = from[i];
+      Word* target = &to[next[digit_of(word)]++];
+      *target = word;
+      __builtin_prefetch(target + 8, 1);
+    }
+  });
+}
+
+// Stable sort by the lowest `bits` of key and event. The result may lie in either buffer.
+void radix_sort(Words& words, Words& other, int64_t rows, int bits) {
+  std::vector<Places> places((rows + block_rows - 1) / block_rows);
+  constexpr void (*passes[])(Words, Words, int64_t, std::vector<Places>&) = {sort_by_byte<4>, sort_by_byte<5>,
+                                                                             sort_by_byte<6>, sort_by_byte<7>};
+  for (int pass = 0; 8 * pass < bits; ++pass) {
+    passes[pass](words, other, rows, places);
+    std::swap(words, other);
+  }
+}
+
+// Times as unsigned integers in the same order, and back. -0 counts as 0; what is no time comes after all times.
+inline uint32_t ordered_bits(float time) { return std::bit_cast<uint32_t>(time + 0.0f); }
+inline uint64_t ordered_bits(double time) { return std::bit_cast<uint64_t>(time + 0.0); }
+inline uint64_t ordered_bits(int64_t time) { return static_cast<uint64_t>(time); }
+
+template <class Time>
+using Bits = decltype(ordered_bits(Time()));
+
+template <class Time>
+constexpr Bits<Time> largest_time = std::bit_cast<Bits<Time>>(std::numeric_limits<Time>::max());
+
+// Whether an event indicator is 0 or 1.
+inline bool valid_event(uint8_t event) { return event <= 1; }
+
+template <class Time>
+struct TimeRange {
+  Bits<Time> smallest = std::numeric_limits<Bits<Time>>::max();
+  Bits<Time> largest = 0;
+  uint32_t fractional = 0;  // not 0: some time is not a whole number below 2^31
+};
+
+template <class Time>
+SURVCORE_INLINE void find_range(const Time* time, int64_t first, int64_t last, TimeRange<Time>& range) {
+  Bits<Time> smallest = range.smallest;
+  Bits<Time> largest = range.largest;
+  uint32_t fractional = range.fractional;
+#pragma omp simd reduction(min : smallest) reduction(max : largest) reduction(| : fractional)
+  for (int64_t row = first; row < last; ++row) {
+    const Bits<Time> bits = ordered_bits(time[row]);
+    smallest = bits < smallest ? bits : smallest;
+    largest = bits > largest ? bits : largest;
+    if constexpr (std::is_floating_point_v<Time>) {
+      const Time small = time[row] >= 0 && time[row] < Time(2147483648.0) ? time[row] : Time(0);
+      fractional |= static_cast<Time>(static_cast<int32_t>(small)) != time[row];
+    }
+  }
+  range = {smallest, largest, fractional};
+}
+
+#define SURVCORE_TIME_RANGE(Time, bytes)                                                                   \
+  SURVCORE_TARGET_##bytes void range_of(VectorWidth<bytes>, const Time* time, int64_t first, int64_t last, \
+                                        TimeRange<Time>& range) {                                          \
+    find_range(time, first, last, range);                                                                  \
+  }
+#define SURVCORE_TIME_RANGE_OF(Time) \
+  SURVCORE_TIME_RANGE(Time, 64)      \
+  SURVCORE_TIME_RANGE(Time, 32)      \
+  SURVCORE_TIME_RANGE(Time, 16)
+SURVCORE_TIME_RANGE_OF(float)
+SURVCORE_TIME_RANGE_OF(double)
+SURVCORE_TIME_RANGE_OF(int64_t)
+#undef SURVCORE_TIME_RANGE_OF
+#undef SURVCORE_TIME_RANGE
+
+template <class Time>
+TimeRange<Time> range_of(const Time* time, int64_t rows) {
+  std::vector<TimeRange<Time>> parts((rows + block_rows - 1) / block_rows);
+  for_each_block(rows, [&](int64_t block, int64_t first, int64_t last) {
+    with_vector_width([&](auto width) { range_of(width, time, first, last, parts[block]); });
+  });
+  TimeRange<Time> range;
+  for (const TimeRange<Time>& part : parts) {
+    range.smallest = std::min(range.smallest, part.smallest);
+    range.largest = std::max(range.largest, part.largest);
+    range.fractional |= part.fractional;
+  }
+  return range;
+}
+
+// Stratum of each row in the order of the labels: label - base where labels lie close together, else their rank.
+struct Strata {
+  const int64_t* labels;  // null: one stratum
+  int64_t base = 0;
+  int bits = 0;
+  std::vector<int64_t> sorted;  // the distinct labels, where they are ranked
+
+  Strata(const int64_t* given, int64_t rows) : labels(given) {
+    if (labels == nullptr) return;
+    const auto [least, most] = std::minmax_element(labels, labels + rows);
+    base = *least;
+    bits = std::bit_width(static_cast<uint64_t>(*most) - static_cast<uint64_t>(*least));
+    if (bits <= 16) return;
+    sorted.assign(labels, labels + rows);
+    std::sort(sorted.begin(), sorted.end());
+    sorted.erase(std::unique(sorted.begin(), sorted.end()), sorted.end());
+    bits = std::bit_width(sorted.size() - 1);
+  }
+
+  Word of(int64_t row) const {
+    if (labels == nullptr) return 0;
+    if (sorted.empty()) return static_cast<Word>(labels[row] - base);
+    return std::lower_bound(sorted.begin(), sorted.end(), labels[row]) - sorted.begin();
+  }
+};
+
+struct Problem {
+  CoxSections<int32_t> plan;
+  int64_t rows;
+  const uint8_t* event;   // 0, 1 or more
+  const int64_t* strata;  // or null
+
+  void fail(CoxError error, int64_t row) const {
+    plan.header()[cox_error] = static_cast<int32_t>(error);
+    plan.header()[cox_error_row] = static_cast<int32_t>(row);
+  }
+};
+
+// Words in the order of the rows; whether that is also the order of the words. `place` gives the time's place among all
+// times, from the latest on, in its leading bits.
+template <class Place>
+bool fill_words(const Problem& problem, const Strata& strata, int time_bits, Words words, const Place& place) {
+  std::vector<char> sorted((problem.rows + block_rows - 1) / block_rows);
+  for_each_block(problem.rows, [&](int64_t block, int64_t block_first, int64_t block_last) {
+    bool rises = true;
+    for (int64_t first = block_first; first < block_last; first += Words::run) {
+      const int64_t count = std::min(Words::run, block_last - first);
+      const uint8_t* event = problem.event + first;
+      Word* target = &words[first];
+      for (int64_t i = 0; i < count; ++i) {
+        target[i] = (place(first + i) << 1 | event[i]) << 32 | static_cast<Word>(first + i);
+      }
+      if (strata.labels != nullptr) {
+        for (int64_t i = 0; i < count; ++i) target[i] += strata.of(first + i) << time_bits << 33;
+      }
+      for (int64_t i = 1; i < count; ++i) rises &= target[i - 1] <= target[i];
+    }
+    sorted[block] = rises;
+  });
+  bool rises = std::all_of(sorted.begin(), sorted.end(), [](char block) { return block; });
+  for (int64_t first = Words::run; first < problem.rows; first += Words::run) rises &= words[first - 1] <= words[first];
+  return rises;
+}
+
+template <class Time>
+void build(const Problem& problem, const Time* time, const Time* entry) {
+  const int64_t rows = problem.rows;
+  const auto& plan = problem.plan;
+  int32_t* header = plan.header();
+  std::fill_n(header, cox_header_size, 0);
+  header[cox_rows] = static_cast<int32_t>(rows);
+  plan.start()[0] = 1;
+  if (rows == 0) return;
+
+  const TimeRange<Time> range = range_of(time, rows);
+  uint8_t events_seen = 0;
+  for (int64_t row = 0; row < rows; ++row) events_seen |= problem.event[row];
+  const auto valid_time = [&](int64_t row) { return ordered_bits(time[row]) <= largest_time<Time>; };
+  if (range.largest > largest_time<Time> || !valid_event(events_seen)) {
+    int64_t row = 0;
+    while (valid_time(row) && valid_event(problem.event[row])) ++row;
+    return problem.fail(valid_time(row) ? CoxError::event : CoxError::time, row);
+  }
+  if (entry != nullptr) {
+    for (int64_t row = 0; row < rows; ++row) {
+      if (std::isnan(static_cast<double>(entry[row]))) return problem.fail(CoxError::entry, row);
+      if (!(entry[row] < time[row])) return problem.fail(CoxError::entry_not_before_time, row);
+    }
+  }
+
+  // Whole numbers take fewer bits, and so fewer passes, than what the type makes of them.
+  const Strata strata(problem.strata, rows);
+  const bool whole = !range.fractional;
+  const auto number_of = [=](Time value) {
+    return whole ? static_cast<uint64_t>(static_cast<int64_t>(value)) : static_cast<uint64_t>(ordered_bits(value));
+  };
+  const uint64_t latest = number_of(std::bit_cast<Time>(range.largest));
+  const int width = std::bit_width(latest - number_of(std::bit_cast<Time>(range.smallest)));
+  const int time_bits = std::min(width, key_bits - strata.bits);
+  const int dropped = width - time_bits;
+  Scratch<Word> memory(2 * Words::size(rows));
+  Words words{memory.data()};
+  Words other{memory.data() + Words::size(rows)};
+  const bool sorted =
+      whole ? fill_words(problem, strata, time_bits, words,
+                         [=](int64_t row) {
+                           return (latest - static_cast<uint64_t>(static_cast<int64_t>(time[row]))) >> dropped;
+                         })
+            : fill_words(problem, strata, time_bits, words,
+                         [=](int64_t row) { return (latest - ordered_bits(time[row])) >> dropped; });
+  if (!sorted) {
+    if (rows <= 192) {
+      std::sort(words.data, words.data + rows);  // before the first free line
+    } else {
+      radix_sort(words, other, rows, time_bits + strata.bits + 1);
+    }
+  }
+  if (dropped > 0) {  // times that share their leading bits
+    const auto later = [&](Word a, Word b) {
+      const Time left = time[row_of(a)];
+      const Time right = time[row_of(b)];
+      return left != right ? left > right : (is_event(a) != is_event(b) ? is_event(b) : row_of(a) < row_of(b));
+    };
+    std::vector<Word> run;
+    for (int64_t first = 0, end; first < rows; first = end) {
+      for (end = first + 1; end < rows && key_of(words[end]) == key_of(words[first]); ++end) {
+      }
+      if (end - first == 1) continue;
+      run.clear();
+      for (int64_t i = first; i < end; ++i) run.push_back(words[i]);
+      if (std::is_sorted(run.begin(), run.end(), later)) continue;
+      std::sort(run.begin(), run.end(), later);
+      for (int64_t i = first; i < end; ++i) words[i] = run[i - first];
+    }
+  }
+
+  // Groups, without branches: which position ends one is as good as random.
+  int32_t* order = plan.order();
+  int32_t* code = plan.code();
+  int32_t* start = plan.start();
+  int32_t* events = plan.events();
+  int32_t group = 0;
+  int32_t all_events = 0;
+  bool identity = true;
+  bool stratified = false;
+  // What `ends_at` says of a position: 0, or that a group ends there, 1, and a stratum, 2.
+  const auto find_groups = [&](const auto& ends_at) {
+    Word word = words[0];
+    for (int64_t position = 0; position < rows; ++position) {
+      const Word next = words[position + 1 < rows ? position + 1 : position];
+      const int32_t observed = is_event(word);
+      const int32_t ends = position + 1 < rows ? ends_at(word, next) : 1;
+      order[position] = static_cast<int32_t>(row_of(word));
+      identity &= row_of(word) == position;
+      code[position] = 2 * group + observed;
+      all_events += observed;
+      events[group] = all_events;
+      start[group + 1] = static_cast<int32_t>(2 * (position + 1)) + (ends >> 1);
+      stratified |= ends > 1;
+      group += ends > 0;
+      word = next;
+    }
+  };
+  if (dropped == 0 && strata.bits == 0) {
+    find_groups([](Word word, Word next) { return is_event(word) & (key_of(word) != key_of(next)); });
+  } else {
+    find_groups([&](Word word, Word next) {
+      if (key_of(word) >> time_bits != key_of(next) >> time_bits) return 2;
+      // The keys alone tell nearly all differences without a look at the times.
+      const bool differ = key_of(word) != key_of(next) || (dropped > 0 && time[row_of(word)] != time[row_of(next)]);
+      return is_event(word) & differ;
+    });
+  }
+  int32_t most_events = 0;  // of one group; so far the numbers are of all groups up to it
+  for (int32_t i = group - 1; i >= 0; --i) {
+    events[i] -= i > 0 ? events[i - 1] : 0;
+    most_events = std::max(most_events, events[i]);
+  }
+  header[cox_groups] = group;
+  header[cox_events] = all_events;
+  header[cox_flags] =
+      (identity ? cox_in_order : 0) | (most_events > 1 ? cox_tied : 0) | (stratified ? cox_stratified : 0);
+  if (entry == nullptr) return;
+
+  // The last group whose events come after the row's entry: a search among the stratum's groups, whose times fall.
+  int32_t* last = plan.last();
+  bool truncated = false;
+  for (int32_t first = 0, end; first < group; first = end) {
+    for (end = first + 1; end < group && start[end] % 2 == 0; ++end) {
+    }
+    const int64_t last_position = start[end] / 2;
+    for (int64_t position = start[first] / 2; position < last_position; ++position) {
+      const Time entered = entry[order[position]];
+      int32_t low = code[position] / 2 - 1;  // at risk at its events
+      int32_t high = end - 1;                // not looked at yet
+      if (events[high] == 0) --high;         // nothing happens there
+      const int32_t final_group = high;
+      while (low < high) {
+        const int32_t middle = low + (high - low + 1) / 2;
+        const Time happened = time[order[start[middle + 1] / 2 - 1]];
+        if (happened > entered) {
+          low = middle;
+        } else {
+          high = middle - 1;
+        }
+      }
+      last[position] = low == final_group ? end - 1 : low;
+      truncated |= low != final_group;
+    }
+  }
+  if (truncated) header[cox_flags] |= cox_truncated;
+}
+
+// Floating types as they are or wider, integers as int64, so that no two times become one.
+ScalarType time_type(const Tensor& time) {
+  switch (time.scalar_type()) {
+    case ScalarType::Double:
+      return ScalarType::Double;
+    case ScalarType::Float:
+    case ScalarType::Half:
+    case ScalarType::BFloat16:
+      return ScalarType::Float;
+    default:
+      return ScalarType::Long;
+  }
+}
+
+// 0 and 1 as they are, anything else as 2.
+template <class Event>
+void copy_events(const Event* event, int64_t rows, uint8_t* copy) {
+  for (int64_t row = 0; row < rows; ++row) {
+    copy[row] = event[row] == Event(1) ? uint8_t(1) : event[row] == Event(0) ? uint8_t(0) : uint8_t(2);
+  }
+}
+
+Scratch<uint8_t> events_of(const Tensor& event, int64_t rows) {
+  Scratch<uint8_t> copy(rows);
+  if (event.scalar_type() == ScalarType::Double) {
+    copy_events(static_cast<const double*>(event.const_data_ptr()), rows, copy.data());
+  } else if (time_type(event) == ScalarType::Float) {
+    const Tensor typed = contiguous_as(event, ScalarType::Float);
+    copy_events(static_cast<const float*>(typed.const_data_ptr()), rows, copy.data());
+  } else {
+    const Tensor typed = contiguous_as(event, ScalarType::Long);
+    copy_events(static_cast<const int64_t*>(typed.const_data_ptr()), rows, copy.data());
+  }
+  return copy;
+}
+
+Tensor cox_risk_sets(const Tensor& time, const Tensor& event, const Tensor& entry, const Tensor& strata) {
+  const int64_t rows = time.numel();
+  STD_TORCH_CHECK(rows < int64_t(1) << 29, "time has too many rows: ", rows);
+  STD_TORCH_CHECK(event.numel() == rows, "event must have one entry per row of time");
+  STD_TORCH_CHECK(entry.numel() == rows || entry.numel() == 0, "entry must have one entry per row of time, or none");
+  STD_TORCH_CHECK(strata.numel() == rows || strata.numel() == 0, "strata must have one entry per row of time, or none");
+  const bool truncated = entry.numel() > 0;
+  ScalarType type = time_type(time);
+  if (truncated && time_type(entry) != type) type = ScalarType::Double;
+  const Tensor times = contiguous_as(time, type);
+  const Tensor entries = contiguous_as(entry, type);
+  const Tensor labels = contiguous_as(strata, ScalarType::Long);
+  const Tensor events = contiguous_as(event, event.scalar_type());
+  const bool as_they_are = event.scalar_type() == ScalarType::Bool;
+  Scratch<uint8_t> copied = as_they_are ? Scratch<uint8_t>(0) : events_of(events, rows);
+  Tensor plan = empty_on(time, {CoxSections<int32_t>::size(rows, truncated)}, ScalarType::Int);
+  const Problem problem{{static_cast<int32_t*>(plan.mutable_data_ptr()), rows},
+                        rows,
+                        as_they_are ? static_cast<const uint8_t*>(events.const_data_ptr()) : copied.data(),
+                        labels.numel() ? static_cast<const int64_t*>(labels.const_data_ptr()) : nullptr};
+  const auto build_from = [&](auto zero) {
+    using Time = decltype(zero);
+    build(problem, static_cast<const Time*>(times.const_data_ptr()),
+          truncated ? static_cast<const Time*>(entries.const_data_ptr()) : nullptr);
+  };
+  if (type == ScalarType::Double) {
+    build_from(double());
+  } else if (type == ScalarType::Float) {
+    build_from(float());
+  } else {
+    build_from(int64_t());
+  }
+  return plan;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(survcore, CPU, m) { m.impl("cox_risk_sets", TORCH_BOX(&cox_risk_sets)); }
+
+}  // namespace survcore

@@ -1,0 +1,127 @@
+"""Negative log partial likelihood of the proportional hazards model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from survcore import _library
+from survcore.ops._autograd import differentiable
+from survcore.ops.cox_risk_sets import RiskSets
+from survcore.reference import cox_ph_loss as _reference
+
+
+def cox_ph_loss(
+    log_hazard: Tensor,
+    time: Tensor | RiskSets,
+    event: Tensor | None = None,
+    *,
+    entry: Tensor | None = None,
+    strata: Tensor | None = None,
+    weights: Tensor | None = None,
+    ties: str = "efron",
+    reduction: str = "mean",
+) -> Tensor:
+    """Negative log partial likelihood of Cox's proportional hazards model (Cox 1972; ties: Efron 1977, Breslow 1974).
+
+    ``cox_ph_loss(log_hazard, time, event)`` sorts the rows; ``cox_ph_loss(log_hazard, risk_sets)`` does not: build
+    :class:`RiskSets` once where the times stay, as in training. Event i, number l of the d events of its time,
+    contributes ``log(S - c E) - h_i`` with S the sum of e^h over the rows at risk, E over those d events, and
+    c = l / d (l = 0..d-1) with Efron's rule, 0 with Breslow's. Nothing is subtracted that could cancel: log-hazards may
+    differ by 10,000 and entries be as late as they like.
+
+    Args:
+        log_hazard: relative log-hazards [n] or [n, 1], higher is worse; float32 or float64 (kept; sums are float64
+            throughout); float16 and bfloat16 are computed in float32.
+        time: [n], at least 0, or :class:`RiskSets`, which have event, entry and strata in them.
+        event: [n], bool or 0 (censored) and 1 (event).
+        entry: [n], left truncation: a row is at risk at times t with entry < t <= time.
+        strata: int64 [n].
+        weights: case weights [n], at least 0, in R's convention: S and E sum w e^h, and each of the d terms of a time
+            has the mean weight of its events.
+        ties: "efron" (as R) or "breslow".
+        reduction: "mean" over events (their summed weight), or "sum", which is minus R's log-likelihood.
+
+    Returns:
+        The loss, a scalar in the type of the log-hazards (at least float32). Without events it is 0, with gradient 0.
+        It has a first derivative with respect to the log-hazards; a second one is an error.
+
+    Raises:
+        ValueError: shapes, devices or options are wrong, risk sets of another number of rows; and what
+            :meth:`RiskSets.from_times` raises.
+        TypeError: log-hazards are not floating, times are missing or given twice.
+    """
+    if log_hazard.dim() == 2 and log_hazard.shape[1] == 1:
+        log_hazard = log_hazard.squeeze(1)
+    if log_hazard.dim() != 1:
+        raise ValueError(f"log_hazard must be [n] or [n, 1], got shape {tuple(log_hazard.shape)}")
+    if not log_hazard.is_floating_point():
+        raise TypeError(f"log_hazard must be floating, got {log_hazard.dtype}")
+    rows = log_hazard.shape[0]
+    if isinstance(time, RiskSets):
+        for name, value in (("event", event), ("entry", entry), ("strata", strata)):
+            if value is not None:
+                raise TypeError(f"{name} is part of the risk sets; give it to RiskSets.from_times, not here")
+        risk_sets = time
+        if len(risk_sets) != rows:
+            raise ValueError(
+                f"the risk sets are of {len(risk_sets)} rows, log_hazard has {rows}; "
+                "those of a mini-batch are risk_sets.take(index)"
+            )
+    else:
+        if event is None:
+            raise TypeError(
+                "event is missing: cox_ph_loss(log_hazard, time, event) or cox_ph_loss(log_hazard, risk_sets)"
+            )
+        if time.dim() != 1 or time.shape[0] != rows:
+            raise ValueError(f"time must have one entry per row of log_hazard, [{rows}], got shape {tuple(time.shape)}")
+        risk_sets = RiskSets.from_times(time, event, entry, strata)
+    for name, value in (("weights", weights), ("risk_sets", risk_sets.plan)):
+        if value is not None and value.device != log_hazard.device:
+            raise ValueError(f"{name} is on {value.device}, log_hazard on {log_hazard.device}: expected one device")
+    if weights is None:
+        weights = log_hazard.new_empty(0)
+    elif weights.dim() != 1 or weights.shape[0] != rows:
+        raise ValueError(f"weights must have one entry per row of log_hazard, [{rows}], got {tuple(weights.shape)}")
+    elif not torch.compiler.is_compiling() and not bool((weights >= 0).all()):
+        row = int((~(weights >= 0)).nonzero()[0])
+        raise ValueError(f"weights must be at least 0, got {weights[row].item()} in row {row}")
+    if ties not in ("efron", "breslow"):
+        raise ValueError(f"ties must be 'efron' or 'breslow', got {ties!r}")
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
+    with_gradient = log_hazard.requires_grad and torch.is_grad_enabled()
+    return _apply(log_hazard, risk_sets.plan, weights, ties, reduction, with_gradient)[0]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad_loss: Tensor | None, _grad_gradient: Tensor | None) -> tuple[Any, ...]:
+    if grad_loss is None:
+        return (None,) * 6
+    return torch.ops.survcore.cox_ph_loss_backward(grad_loss, *ctx.saved_tensors), None, None, None, None, None
+
+
+@torch.library.register_fake("survcore::cox_ph_loss")
+def _fake(
+    log_hazard: Tensor, risk_sets: Tensor, weights: Tensor, ties: str, reduction: str, with_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(log_hazard.dtype, torch.float32)
+    rows = log_hazard.shape[0] if with_gradient else 0
+    return log_hazard.new_empty((), dtype=dtype), log_hazard.new_empty(rows, dtype=dtype)
+
+
+@torch.library.register_fake("survcore::cox_ph_loss_backward")
+def _fake_backward(grad_loss: Tensor, gradient: Tensor) -> Tensor:
+    return torch.empty_like(gradient, memory_format=torch.contiguous_format)
+
+
+_apply = differentiable("cox_ph_loss", setup_context=_setup_context, backward=_backward)
+_library.serve_cuda_by_reference("cox_ph_loss", _reference.cox_ph_loss)
+_library.serve_cuda_by_reference("cox_ph_loss_backward", _reference.cox_ph_loss_backward)

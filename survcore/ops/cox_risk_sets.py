@@ -1,0 +1,157 @@
+"""Risk sets of a cohort: times sorted once, for every later evaluation of the Cox partial likelihood."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from survcore import _library
+from survcore.reference import cox_risk_sets as _reference
+from survcore.reference.cox_risk_sets import (
+    ENTRY_ERROR,
+    ENTRY_NOT_BEFORE_TIME,
+    ERROR,
+    ERROR_ROW,
+    EVENT_ERROR,
+    HEADER,
+    TIME_ERROR,
+    CoxPlan,
+)
+
+
+class RiskSets:
+    """Who is at risk at each event time, from times that are sorted once.
+
+    Survival times do not change between epochs: build the risk sets of a cohort once with :meth:`from_times`, give them
+    to :func:`survcore.cox_ph_loss` as often as needed, and take those of a mini-batch with :meth:`take`.
+
+    Attributes:
+        plan: int32 tensor of ``torch.ops.survcore.cox_risk_sets``, which the op reads.
+    """
+
+    def __init__(self, plan: Tensor, rows: int, truncated: bool) -> None:
+        self.plan = plan
+        self._rows, self._truncated = rows, truncated
+        self._codes: tuple[Tensor, ...] | None = None
+
+    @classmethod
+    def from_times(
+        cls, time: Tensor, event: Tensor, entry: Tensor | None = None, strata: Tensor | None = None
+    ) -> RiskSets:
+        """Sort the rows.
+
+        Args:
+            time: [n], floating or integer, in any unit, at least 0.
+            event: [n], bool or 0 (censored) and 1 (event).
+            entry: [n], time from which a row is under observation (left truncation): it is at risk at times t with
+                entry < t <= time. None means from the beginning, time 0 included.
+            strata: int64 [n]; rows are at risk for the events of their own stratum only.
+
+        Raises:
+            ValueError: lengths, devices or shapes differ; a time that is NaN, infinite or negative, an event other than
+                0 and 1, an entry that is NaN or not before the time. The message names argument and row.
+            TypeError: strata are not integers, or a time is complex or bool.
+        """
+        _check(time, event, entry, strata)
+        none = time.new_empty(0)
+        plan = torch.ops.survcore.cox_risk_sets(
+            time,
+            event,
+            none if entry is None else entry,
+            none.long() if strata is None else strata.long(),
+        )
+        if not torch.compiler.is_compiling():
+            _raise_errors(plan, time, event, entry)
+        return cls(plan, time.shape[0], entry is not None)
+
+    def __len__(self) -> int:
+        """Rows."""
+        return self._rows
+
+    def __repr__(self) -> str:
+        return f"RiskSets({self._rows} rows, {int(self.plan[1])} risk sets, {int(self.plan[2])} events)"
+
+    def to(self, device: torch.device | str) -> RiskSets:
+        """The same risk sets on a device."""
+        return RiskSets(self.plan.to(device), self._rows, self._truncated)
+
+    def take(self, index: Tensor) -> RiskSets:
+        """Risk sets of the rows ``index`` among themselves, [b] int64 or bool [n]; their times are not sorted again.
+
+        Raises:
+            ValueError: an index of another type or out of range.
+        """
+        if index.dtype == torch.bool:
+            if index.shape != (self._rows,):
+                raise ValueError(f"index must have one entry per row, [{self._rows}], got shape {tuple(index.shape)}")
+            index = index.nonzero().squeeze(1)
+        if index.dtype != torch.int64 or index.dim() != 1:
+            raise ValueError(f"index must be int64 [b] or bool [n], got {index.dtype} {tuple(index.shape)}")
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < self._rows:
+            raise ValueError(f"index must lie in 0..{self._rows - 1}, got {int(index.min())} to {int(index.max())}")
+        rank, event, entry, stratum = (code[index] for code in self._row_codes())
+        plan = torch.ops.survcore.cox_risk_sets(rank, event, entry if self._truncated else rank[:0], stratum)
+        return RiskSets(plan, len(index), self._truncated)
+
+    def _row_codes(self) -> tuple[Tensor, ...]:
+        """Per row: rank of the time, event, rank of the entry, stratum; whole numbers that sort as the times do."""
+        if self._codes is None:
+            plan = CoxPlan.read(self.plan)
+            groups = len(plan.events)
+            sorted_codes = (
+                # Even for events; a censored row comes after the events that it is at risk for.
+                2 * (groups - plan.group) + ~plan.event,
+                plan.event,
+                # The events after the last group that it is at risk for.
+                2 * (groups - 1 - plan.last),
+                plan.begins_stratum.cumsum(0)[plan.group],
+            )
+            self._codes = tuple(torch.empty_like(code).index_copy(0, plan.order, code) for code in sorted_codes)
+        return self._codes
+
+
+def _check(time: Tensor, event: Tensor, entry: Tensor | None, strata: Tensor | None) -> None:
+    if time.dim() != 1:
+        raise ValueError(f"time must be [n], got shape {tuple(time.shape)}")
+    if time.is_complex() or time.dtype == torch.bool:
+        hint = "; were time and event swapped?" if time.dtype == torch.bool else ""
+        raise TypeError(f"time must be floating or integer, got {time.dtype}{hint}")
+    rows, device = time.shape[0], time.device
+    for name, value in (("event", event), ("entry", entry), ("strata", strata)):
+        if value is None:
+            continue
+        if value.dim() != 1 or value.shape[0] != rows:
+            raise ValueError(f"{name} must have one entry per row of time, [{rows}], got shape {tuple(value.shape)}")
+        if value.device != device:
+            raise ValueError(f"{name} is on {value.device}, time on {device}: expected one device")
+        if value.is_complex():
+            raise TypeError(f"{name} must not be complex")
+    if strata is not None and (strata.is_floating_point() or strata.dtype == torch.bool):
+        raise TypeError(f"strata must be integers, got {strata.dtype}")
+
+
+def _raise_errors(plan: Tensor, time: Tensor, event: Tensor, entry: Tensor | None) -> None:
+    code = int(plan[ERROR])
+    if not code:
+        return
+    row = int(plan[ERROR_ROW])
+    if code == TIME_ERROR:
+        raise ValueError(f"time must be finite and at least 0, got {time[row].item()} in row {row}")
+    if code == EVENT_ERROR:
+        swapped = bool(((time == 0) | (time == 1)).all())
+        hint = "; were time and event swapped?" if swapped else ""
+        raise ValueError(f"event must be 0 (censored) or 1, got {event[row].item()} in row {row}{hint}")
+    if code == ENTRY_ERROR:
+        raise ValueError(f"entry must not be NaN, got one in row {row}")
+    assert code == ENTRY_NOT_BEFORE_TIME and entry is not None
+    raise ValueError(
+        f"entry must be before time, got entry {entry[row].item()} and time {time[row].item()} in row {row}"
+    )
+
+
+@torch.library.register_fake("survcore::cox_risk_sets")
+def _fake(time: Tensor, event: Tensor, entry: Tensor, strata: Tensor) -> Tensor:
+    return time.new_empty(HEADER + 4 * time.shape[0] + 3 + entry.shape[0], dtype=torch.int32)
+
+
+_library.serve_cuda_by_reference("cox_risk_sets", _reference.cox_risk_sets)
