@@ -246,7 +246,7 @@ def test_joint_loss_is_the_weighted_sum_of_its_parts(settings: dict[str, Any]) -
     losses = system.losses(batch, "joint")
     parts = losses.parts
     assert set(parts) == {"survival", "decomposition", "shared", "orthogonality"}
-    expected = parts["survival"] + 0.1 * (parts["decomposition"] + parts["shared"]) + 0.5 * parts["orthogonality"]
+    expected = parts["survival"] + 0.01 * (parts["decomposition"] + parts["shared"]) + 0.5 * parts["orthogonality"]
     torch.testing.assert_close(losses.loss, expected)
     assert losses.risk is not None and losses.risk.shape == (14,)
     complete = batch.availability.all(1)

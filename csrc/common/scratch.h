@@ -52,7 +52,7 @@ class MemoryOfThread {
 
   // Makes room by giving up what was kept before, which is of sizes no longer used.
   void give_back(MemoryBlock block) {
-    if (block.bytes > most_bytes) return;
+    if (block.bytes < least_bytes || block.bytes > most_bytes) return;
     while (!kept_.empty() && kept_bytes_ + block.bytes > most_bytes) {
       kept_bytes_ -= kept_.front().bytes;
       kept_.erase(kept_.begin());
@@ -67,6 +67,7 @@ class MemoryOfThread {
   }
 
  private:
+  static constexpr std::size_t least_bytes = std::size_t(1) << 20;  // below it, malloc keeps what it needs
   static constexpr std::size_t most_bytes = std::size_t(64) << 20;
   std::vector<MemoryBlock> kept_;
   std::size_t kept_bytes_ = 0;

@@ -1,10 +1,11 @@
 // CPU kernels of cox_ph_loss.
 //
 // Where log-hazards lie close together and nobody enters late, chunks of groups are worked on in parallel: relative
-// hazards under one shift, sums of them in the order of falling time, and for the gradient sums of the events'
-// reciprocals in the opposite order, each first within a chunk and then with what the chunks before it carry over.
-// Anything else goes one row after the other, through the sums of core/cox.h and, with late entries, a segment tree
-// over the groups: a row is added to the few nodes that make up its time at risk, so that nothing is ever subtracted.
+// hazards under one shift and their sum; then, with what the chunks before it hand over, the sum over every risk set,
+// the reciprocals at the ends of the groups and their sums in the opposite order; then, with what the chunks after it
+// hand over, the gradients. Anything else goes one row after the other, through the sums of core/cox.h and, with late
+// entries, a segment tree over the groups: a row is added to the few nodes that make up its time at risk, so that
+// nothing is ever subtracted.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -44,6 +45,8 @@ struct Problem {
   int64_t begin(int32_t group) const { return plan.start()[group] >> 1; }
   int64_t end(int32_t group) const { return plan.start()[group + 1] >> 1; }
   bool begins_stratum(int32_t group) const { return plan.start()[group] & 1; }
+  int32_t row(int64_t position) const { return plan.order()[position] >> 1; }
+  bool is_event(int64_t position) const { return plan.order()[position] & 1; }
   double weight(int64_t row) const { return weights ? static_cast<double>(weights[row]) : 1.0; }
 };
 
@@ -90,22 +93,22 @@ class SegmentTree {
 // The loss; gradients of all rows are written where `gradient` is not null. `shift` is subtracted from all log-hazards.
 template <class Sum, class Real>
 double serial_loss(const Problem<Real>& problem, double shift, Real* gradient, double scale) {
-  const int32_t* order = problem.plan.order();
-  const int32_t* code = problem.plan.code();
   const int32_t* last = problem.plan.last();
   const bool truncated = problem.has(cox_truncated);
   const auto exponent_of = [&](int64_t position) {
-    return static_cast<double>(problem.log_hazard[order[position]]) - shift;
+    return static_cast<double>(problem.log_hazard[problem.row(position)]) - shift;
   };
-  const auto weight_of = [&](int64_t position) { return problem.weight(order[position]); };
+  const auto weight_of = [&](int64_t position) { return problem.weight(problem.row(position)); };
 
   std::vector<Sum> at_risk(truncated ? 0 : problem.groups);
   SegmentTree<Sum> tree(truncated ? problem.groups : 0);
   if (truncated) {
-    for (int64_t position = 0; position < problem.rows; ++position) {
-      const double exponent = exponent_of(position);
-      const double weight = weight_of(position);
-      tree.for_each_node(code[position] >> 1, last[position], [&](Sum& node) { node.add_exp(weight, exponent); });
+    for (int32_t group = 0; group < problem.groups; ++group) {
+      for (int64_t position = problem.begin(group); position < problem.end(group); ++position) {
+        const double exponent = exponent_of(position);
+        const double weight = weight_of(position);
+        tree.for_each_node(group, last[position], [&](Sum& node) { node.add_exp(weight, exponent); });
+      }
     }
     tree.push_down();
   } else {
@@ -148,18 +151,20 @@ double serial_loss(const Problem<Real>& problem, double shift, Real* gradient, d
   if (gradient == nullptr) return loss;
 
   if (truncated) reciprocal_tree.pull_up();
-  for (int64_t position = 0; position < problem.rows; ++position) {
-    const int32_t group = code[position] >> 1;
-    const double exponent = exponent_of(position);
-    double value = 0;
-    if (truncated) {
-      reciprocal_tree.for_each_node(group, last[position], [&](const Sum& node) { value += node.times_exp(exponent); });
-    } else {
-      value = reciprocals[group].times_exp(exponent);
+  for (int32_t group = 0; group < problem.groups; ++group) {
+    for (int64_t position = problem.begin(group); position < problem.end(group); ++position) {
+      const double exponent = exponent_of(position);
+      double value = 0;
+      if (truncated) {
+        reciprocal_tree.for_each_node(group, last[position],
+                                      [&](const Sum& node) { value += node.times_exp(exponent); });
+      } else {
+        value = reciprocals[group].times_exp(exponent);
+      }
+      if (problem.is_event(position)) value -= own_reciprocals[group].times_exp(exponent) + 1;
+      const double weight = weight_of(position);
+      gradient[problem.row(position)] = weight == 0 ? Real(0) : static_cast<Real>(weight * value * scale);
     }
-    if (code[position] & 1) value -= own_reciprocals[group].times_exp(exponent) + 1;
-    const double weight = weight_of(position);
-    gradient[order[position]] = weight == 0 ? Real(0) : static_cast<Real>(weight * value * scale);
   }
   return loss;
 }
@@ -222,8 +227,9 @@ SURVCORE_INLINE double running_sums_from_end(Work* values, int64_t count, double
     }
   }
   for (int part = 3; part >= 0; --part) {
-    for (int64_t i = part * part_rows; i < (part + 1) * part_rows; ++i)
+    for (int64_t i = part * part_rows; i < (part + 1) * part_rows; ++i) {
       values[i] = static_cast<Work>(running[i] + base);
+    }
     base += sum[part];
   }
   return base;
@@ -242,7 +248,6 @@ template <class Work, class Real>
 SURVCORE_INLINE double fill_relative_hazards(const Problem<Real>& problem, double shift, int64_t first, int64_t end,
                                              Work* relative_hazards) {
   const int32_t* order = problem.plan.order();
-  const int32_t* code = problem.plan.code();
   const Real* values = problem.log_hazard;
   double events = 0;
   const Work shift_in_work = static_cast<Work>(shift);
@@ -250,25 +255,25 @@ SURVCORE_INLINE double fill_relative_hazards(const Problem<Real>& problem, doubl
     const Real* weights = problem.weights;
 #pragma omp simd reduction(+ : events)
     for (int64_t position = first; position < end; ++position) {
-      const int32_t row = order[position];
+      const int32_t row = order[position] >> 1;
       const Work exponent = static_cast<Work>(values[row]) - shift_in_work;
       const Work weight = static_cast<Work>(weights[row]);
       relative_hazards[position] = weight * exp_nonpositive(exponent);
-      events += (code[position] & 1) ? static_cast<double>(weight * exponent) : 0.0;
+      events += (order[position] & 1) ? static_cast<double>(weight * exponent) : 0.0;
     }
   } else if (problem.has(cox_in_order)) {
 #pragma omp simd reduction(+ : events)
     for (int64_t position = first; position < end; ++position) {
       const Work exponent = static_cast<Work>(values[position]) - shift_in_work;
       relative_hazards[position] = exp_nonpositive(exponent);
-      events += (code[position] & 1) ? static_cast<double>(exponent) : 0.0;
+      events += (order[position] & 1) ? static_cast<double>(exponent) : 0.0;
     }
   } else {
 #pragma omp simd reduction(+ : events)
     for (int64_t position = first; position < end; ++position) {
-      const Work exponent = static_cast<Work>(values[order[position]]) - shift_in_work;
+      const Work exponent = static_cast<Work>(values[order[position] >> 1]) - shift_in_work;
       relative_hazards[position] = exp_nonpositive(exponent);
-      events += (code[position] & 1) ? static_cast<double>(exponent) : 0.0;
+      events += (order[position] & 1) ? static_cast<double>(exponent) : 0.0;
     }
   }
   return events;
@@ -303,7 +308,7 @@ SURVCORE_INLINE double add_ties(const Problem<Real>& problem, int32_t group, dou
   if (problem.weights) {
     weight = 0;
     for (int64_t position = end - count; position < end; ++position) {
-      weight += problem.weight(problem.plan.order()[position]);
+      weight += problem.weight(problem.row(position));
     }
   }
   if (!(weight > 0)) return 0;
@@ -313,8 +318,9 @@ SURVCORE_INLINE double add_ties(const Problem<Real>& problem, int32_t group, dou
   }
   double tied = 0;
 #pragma omp simd reduction(+ : tied)
-  for (int64_t position = end - count; position < end; ++position)
+  for (int64_t position = end - count; position < end; ++position) {
     tied += static_cast<double>(relative_hazards[position]);
+  }
   const double step = tied / count;
   double plain = 0;
   double own = 0;
@@ -330,12 +336,11 @@ SURVCORE_INLINE double add_ties(const Problem<Real>& problem, int32_t group, dou
   return mean_weight * sum_of_logs(count, [=](int64_t l) { return sum - static_cast<double>(l) * step; });
 }
 
-// Denominators and their reciprocals at the ends of the groups of a stratum, block by block. Returns the sum over its
-// rows, given the one that the rows before hand over.
+// Denominators and their reciprocals at the ends of the groups of a stratum, block by block. `carried` is the sum over
+// the rows before.
 template <class Work, class Real>
-SURVCORE_INLINE double sum_events(const Problem<Real>& problem, int32_t first, int32_t last, double carried,
-                                  Buffers<Work>& buffers, double& loss) {
-  const int32_t* code = problem.plan.code();
+SURVCORE_INLINE void sum_events(const Problem<Real>& problem, int32_t first, int32_t last, double carried,
+                                Buffers<Work>& buffers, double& loss) {
   const int32_t* order = problem.plan.order();
   const int32_t* events = problem.plan.events();
   const bool tied = problem.has(cox_tied);
@@ -347,9 +352,9 @@ SURVCORE_INLINE double sum_events(const Problem<Real>& problem, int32_t first, i
     const int64_t count = std::min(block_rows, end - block);
     Work* reciprocals = buffers.reciprocals.data() + block;
     carried = running_sums(buffers.relative_hazards.data() + block, count, carried, at_risk);
-    for (int64_t i = 0; i < count; ++i) weights[i] = static_cast<Work>(code[block + i] & 1);
+    for (int64_t i = 0; i < count; ++i) weights[i] = static_cast<Work>(order[block + i] & 1);
     if (problem.weights) {
-      for (int64_t i = 0; i < count; ++i) weights[i] *= static_cast<Work>(problem.weights[order[block + i]]);
+      for (int64_t i = 0; i < count; ++i) weights[i] *= static_cast<Work>(problem.weights[order[block + i] >> 1]);
     }
     if (tied) {
       for (int32_t g = group; g < last && problem.end(g) - events[g] < block + count; ++g) {
@@ -378,7 +383,6 @@ SURVCORE_INLINE double sum_events(const Problem<Real>& problem, int32_t first, i
       }
     }
   }
-  return carried;
 }
 
 // Sums of the reciprocals from the end of the groups of a stratum on; returns the whole.
@@ -408,30 +412,29 @@ template <class Work, class Real>
 SURVCORE_INLINE void write_gradients(const Problem<Real>& problem, int64_t begin, int64_t end, double carried,
                                      double scale, Buffers<Work>& buffers, Real* gradient) {
   const int32_t* order = problem.plan.order();
-  const int32_t* code = problem.plan.code();
   const Work* reciprocals = buffers.reciprocals.data();
   const Work* relative_hazards = buffers.relative_hazards.data();
   const Work later = static_cast<Work>(carried);
   const Work scaled = static_cast<Work>(scale);
   if (problem.weights) {
     for (int64_t position = begin; position < end; ++position) {
-      const int32_t row = order[position];
-      const Work event = static_cast<Work>(code[position] & 1) * static_cast<Work>(problem.weights[row]);
+      const int32_t row = order[position] >> 1;
+      const Work event = static_cast<Work>(order[position] & 1) * static_cast<Work>(problem.weights[row]);
       const Work value = relative_hazards[position] * (reciprocals[position] + later) - event;
       gradient[row] = static_cast<Real>(scaled * value);
     }
   } else if (problem.has(cox_in_order)) {
 #pragma omp simd
     for (int64_t position = begin; position < end; ++position) {
-      const Work event = static_cast<Work>(code[position] & 1);
+      const Work event = static_cast<Work>(order[position] & 1);
       const Work value = relative_hazards[position] * (reciprocals[position] + later) - event;
       gradient[position] = static_cast<Real>(scaled * value);
     }
   } else {
     for (int64_t position = begin; position < end; ++position) {
-      const Work event = static_cast<Work>(code[position] & 1);
+      const Work event = static_cast<Work>(order[position] & 1);
       const Work value = relative_hazards[position] * (reciprocals[position] + later) - event;
-      gradient[order[position]] = static_cast<Real>(scaled * value);
+      gradient[order[position] >> 1] = static_cast<Real>(scaled * value);
     }
   }
 }
@@ -600,6 +603,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& log_hazard, const Tensor& plan,
   const int32_t* header = problem.plan.header();
   STD_TORCH_CHECK(header[cox_rows] == rows, "risk_sets are of ", header[cox_rows], " rows, log_hazard has ", rows);
   STD_TORCH_CHECK(header[cox_error] == 0, "risk_sets were built from invalid times or events");
+  STD_TORCH_CHECK(plan.numel() >= CoxSections<int32_t>::size(rows, header[cox_flags] & cox_truncated),
+                  "risk_sets are cut short");
   problem.rows = rows;
   problem.groups = header[cox_groups];
   problem.flags = header[cox_flags];
@@ -616,7 +621,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& log_hazard, const Tensor& plan,
       total = header[cox_events];
     } else {
       for (int64_t position = 0; position < rows; ++position) {
-        total += (problem.plan.code()[position] & 1) ? problem.weight(problem.plan.order()[position]) : 0.0;
+        total += problem.is_event(position) ? problem.weight(problem.row(position)) : 0.0;
       }
     }
     divisor = total == 0 ? 1 : total;

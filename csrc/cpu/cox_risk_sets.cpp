@@ -125,36 +125,6 @@ SURVCORE_INLINE void find_range(const Time* time, int64_t first, int64_t last, T
   range = {smallest, largest, fractional};
 }
 
-#define SURVCORE_TIME_RANGE(Time, bytes)                                                                   \
-  SURVCORE_TARGET_##bytes void range_of(VectorWidth<bytes>, const Time* time, int64_t first, int64_t last, \
-                                        TimeRange<Time>& range) {                                          \
-    find_range(time, first, last, range);                                                                  \
-  }
-#define SURVCORE_TIME_RANGE_OF(Time) \
-  SURVCORE_TIME_RANGE(Time, 64)      \
-  SURVCORE_TIME_RANGE(Time, 32)      \
-  SURVCORE_TIME_RANGE(Time, 16)
-SURVCORE_TIME_RANGE_OF(float)
-SURVCORE_TIME_RANGE_OF(double)
-SURVCORE_TIME_RANGE_OF(int64_t)
-#undef SURVCORE_TIME_RANGE_OF
-#undef SURVCORE_TIME_RANGE
-
-template <class Time>
-TimeRange<Time> range_of(const Time* time, int64_t rows) {
-  std::vector<TimeRange<Time>> parts((rows + block_rows - 1) / block_rows);
-  for_each_block(rows, [&](int64_t block, int64_t first, int64_t last) {
-    with_vector_width([&](auto width) { range_of(width, time, first, last, parts[block]); });
-  });
-  TimeRange<Time> range;
-  for (const TimeRange<Time>& part : parts) {
-    range.smallest = std::min(range.smallest, part.smallest);
-    range.largest = std::max(range.largest, part.largest);
-    range.fractional |= part.fractional;
-  }
-  return range;
-}
-
 // Stratum of each row in the order of the labels: label - base where labels lie close together, else their rank.
 struct Strata {
   const int64_t* labels;  // null: one stratum
@@ -193,30 +163,106 @@ struct Problem {
   }
 };
 
-// Words in the order of the rows; whether that is also the order of the words. `place` gives the time's place among all
-// times, from the latest on, in its leading bits.
-template <class Place>
-bool fill_words(const Problem& problem, const Strata& strata, int time_bits, Words words, const Place& place) {
-  std::vector<char> sorted((problem.rows + block_rows - 1) / block_rows);
-  for_each_block(problem.rows, [&](int64_t block, int64_t block_first, int64_t block_last) {
-    bool rises = true;
+// How a time becomes a place among all times, from the latest on: its leading bits.
+struct Places31 {
+  uint64_t latest;
+  int dropped;
+  bool whole;
+};
+
+// Words of a run of rows; whether they rise.
+template <class Time>
+SURVCORE_INLINE bool fill_run(const Time* time, const uint8_t* event, int64_t first, int64_t count, Places31 places,
+                              Word* words) {
+  if (std::is_floating_point_v<Time> && places.whole) {
+    const auto latest = static_cast<uint32_t>(places.latest);
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) {
+      const uint32_t place = (latest - static_cast<uint32_t>(static_cast<int32_t>(time[i]))) >> places.dropped;
+      words[i] = static_cast<Word>(place << 1 | event[i]) << 32 | static_cast<Word>(first + i);
+    }
+  } else {
+    const auto latest = static_cast<Bits<Time>>(places.latest);
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) {
+      const auto place = static_cast<uint32_t>((latest - ordered_bits(time[i])) >> places.dropped);
+      words[i] = static_cast<Word>(place << 1 | event[i]) << 32 | static_cast<Word>(first + i);
+    }
+  }
+  Word falls = 0;
+#pragma omp simd reduction(| : falls)
+  for (int64_t i = 1; i < count; ++i) falls |= words[i - 1] > words[i];
+  return falls == 0;
+}
+
+// Positions of a run: row and event of each, and whether it is an event of another time than the next one.
+SURVCORE_INLINE void mark_run(const Word* words, int64_t count, Word next, int32_t* order, uint8_t* ends) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) order[i] = static_cast<int32_t>(row_of(words[i]) << 1 | is_event(words[i]));
+#pragma omp simd
+  for (int64_t i = 0; i < count - 1; ++i) ends[i] = is_event(words[i]) & (key_of(words[i]) != key_of(words[i + 1]));
+  ends[count - 1] = is_event(words[count - 1]) & (key_of(words[count - 1]) != key_of(next));
+}
+
+// One definition for each type and instruction set.
+#define SURVCORE_FOR_TIME(Time, bytes)                                                                             \
+  SURVCORE_TARGET_##bytes void range_of(VectorWidth<bytes>, const Time* time, int64_t first, int64_t last,         \
+                                        TimeRange<Time>& range) {                                                  \
+    find_range(time, first, last, range);                                                                          \
+  }                                                                                                                \
+  SURVCORE_TARGET_##bytes bool words_of(VectorWidth<bytes>, const Time* time, const uint8_t* event, int64_t first, \
+                                        int64_t count, Places31 places, Word* words) {                             \
+    return fill_run(time, event, first, count, places, words);                                                     \
+  }
+#define SURVCORE_FOR_WIDTH(bytes)                                                                            \
+  SURVCORE_FOR_TIME(float, bytes)                                                                            \
+  SURVCORE_FOR_TIME(double, bytes)                                                                           \
+  SURVCORE_FOR_TIME(int64_t, bytes)                                                                          \
+  SURVCORE_TARGET_##bytes void positions_of(VectorWidth<bytes>, const Word* words, int64_t count, Word next, \
+                                            int32_t* order, uint8_t* ends) {                                 \
+    mark_run(words, count, next, order, ends);                                                               \
+  }
+SURVCORE_FOR_WIDTH(64)
+SURVCORE_FOR_WIDTH(32)
+SURVCORE_FOR_WIDTH(16)
+#undef SURVCORE_FOR_WIDTH
+#undef SURVCORE_FOR_TIME
+
+template <class Time>
+TimeRange<Time> range_of(const Time* time, int64_t rows) {
+  std::vector<TimeRange<Time>> parts((rows + block_rows - 1) / block_rows);
+  for_each_block(rows, [&](int64_t block, int64_t first, int64_t last) {
+    with_vector_width([&](auto width) { range_of(width, time, first, last, parts[block]); });
+  });
+  TimeRange<Time> range;
+  for (const TimeRange<Time>& part : parts) {
+    range.smallest = std::min(range.smallest, part.smallest);
+    range.largest = std::max(range.largest, part.largest);
+    range.fractional |= part.fractional;
+  }
+  return range;
+}
+
+// Words in the order of the rows; whether that is also the order of the words.
+template <class Time>
+bool fill_words(const Problem& problem, const Time* time, const Strata& strata, int time_bits, Places31 places,
+                Words words) {
+  std::vector<char> rising((problem.rows + Words::run - 1) / Words::run);
+  for_each_block(problem.rows, [&](int64_t, int64_t block_first, int64_t block_last) {
     for (int64_t first = block_first; first < block_last; first += Words::run) {
       const int64_t count = std::min(Words::run, block_last - first);
-      const uint8_t* event = problem.event + first;
       Word* target = &words[first];
-      for (int64_t i = 0; i < count; ++i) {
-        target[i] = (place(first + i) << 1 | event[i]) << 32 | static_cast<Word>(first + i);
-      }
-      if (strata.labels != nullptr) {
-        for (int64_t i = 0; i < count; ++i) target[i] += strata.of(first + i) << time_bits << 33;
-      }
-      for (int64_t i = 1; i < count; ++i) rises &= target[i - 1] <= target[i];
+      with_vector_width([&](auto width) {
+        rising[first / Words::run] = words_of(width, time + first, problem.event + first, first, count, places, target);
+      });
+      if (strata.labels == nullptr) continue;
+      for (int64_t i = 0; i < count; ++i) target[i] += strata.of(first + i) << time_bits << 33;
+      rising[first / Words::run] = std::is_sorted(target, target + count);
     }
-    sorted[block] = rises;
   });
-  bool rises = std::all_of(sorted.begin(), sorted.end(), [](char block) { return block; });
-  for (int64_t first = Words::run; first < problem.rows; first += Words::run) rises &= words[first - 1] <= words[first];
-  return rises;
+  bool all = std::all_of(rising.begin(), rising.end(), [](char run) { return run; });
+  for (int64_t first = Words::run; first < problem.rows; first += Words::run) all &= words[first - 1] <= words[first];
+  return all;
 }
 
 template <class Time>
@@ -245,27 +291,21 @@ void build(const Problem& problem, const Time* time, const Time* entry) {
     }
   }
 
-  // Whole numbers take fewer bits, and so fewer passes, than what the type makes of them.
+  // Whole numbers take fewer bits, and so fewer passes, than what a floating type makes of them.
   const Strata strata(problem.strata, rows);
-  const bool whole = !range.fractional;
-  const auto number_of = [=](Time value) {
-    return whole ? static_cast<uint64_t>(static_cast<int64_t>(value)) : static_cast<uint64_t>(ordered_bits(value));
+  const bool whole = std::is_floating_point_v<Time> && !range.fractional;
+  const auto number_of = [=](Bits<Time> bits) {
+    return whole ? static_cast<uint64_t>(std::bit_cast<Time>(bits)) : static_cast<uint64_t>(bits);
   };
-  const uint64_t latest = number_of(std::bit_cast<Time>(range.largest));
-  const int width = std::bit_width(latest - number_of(std::bit_cast<Time>(range.smallest)));
+  const uint64_t latest = number_of(range.largest);
+  const int width = std::bit_width(latest - number_of(range.smallest));
   const int time_bits = std::min(width, key_bits - strata.bits);
   const int dropped = width - time_bits;
   Scratch<Word> memory(2 * Words::size(rows));
   Words words{memory.data()};
   Words other{memory.data() + Words::size(rows)};
-  const bool sorted =
-      whole ? fill_words(problem, strata, time_bits, words,
-                         [=](int64_t row) {
-                           return (latest - static_cast<uint64_t>(static_cast<int64_t>(time[row]))) >> dropped;
-                         })
-            : fill_words(problem, strata, time_bits, words,
-                         [=](int64_t row) { return (latest - ordered_bits(time[row])) >> dropped; });
-  if (!sorted) {
+  bool in_order = fill_words(problem, time, strata, time_bits, Places31{latest, dropped, whole}, words);
+  if (!in_order) {
     if (rows <= 192) {
       std::sort(words.data, words.data + rows);  // before the first free line
     } else {
@@ -287,46 +327,43 @@ void build(const Problem& problem, const Time* time, const Time* entry) {
       for (int64_t i = first; i < end; ++i) run.push_back(words[i]);
       if (std::is_sorted(run.begin(), run.end(), later)) continue;
       std::sort(run.begin(), run.end(), later);
+      in_order = false;
       for (int64_t i = first; i < end; ++i) words[i] = run[i - first];
     }
   }
 
   // Groups, without branches: which position ends one is as good as random.
   int32_t* order = plan.order();
-  int32_t* code = plan.code();
   int32_t* start = plan.start();
   int32_t* events = plan.events();
   int32_t group = 0;
   int32_t all_events = 0;
-  bool identity = true;
   bool stratified = false;
-  // What `ends_at` says of a position: 0, or that a group ends there, 1, and a stratum, 2.
-  const auto find_groups = [&](const auto& ends_at) {
-    Word word = words[0];
-    for (int64_t position = 0; position < rows; ++position) {
-      const Word next = words[position + 1 < rows ? position + 1 : position];
-      const int32_t observed = is_event(word);
-      const int32_t ends = position + 1 < rows ? ends_at(word, next) : 1;
-      order[position] = static_cast<int32_t>(row_of(word));
-      identity &= row_of(word) == position;
-      code[position] = 2 * group + observed;
-      all_events += observed;
-      events[group] = all_events;
-      start[group + 1] = static_cast<int32_t>(2 * (position + 1)) + (ends >> 1);
-      stratified |= ends > 1;
-      group += ends > 0;
-      word = next;
+  std::array<uint8_t, Words::run> ends;  // 0, or that a group ends at a position, 1, and a stratum, 2
+  for (int64_t first = 0; first < rows; first += Words::run) {
+    const int64_t count = std::min(Words::run, rows - first);
+    const Word* run = &words[first];
+    const Word next = first + count < rows ? words[first + count] : ~run[count - 1];
+    with_vector_width([&](auto width) { positions_of(width, run, count, next, order + first, ends.data()); });
+    if (dropped > 0 || strata.bits > 0) {
+      for (int64_t i = 0; i < count; ++i) {
+        const Word word = run[i];
+        const Word after = i + 1 < count ? run[i + 1] : next;
+        if (key_of(word) >> time_bits != key_of(after) >> time_bits) {
+          ends[i] = 2;
+        } else if (key_of(word) == key_of(after)) {  // the keys alone tell nearly all differences
+          ends[i] = is_event(word) & (time[row_of(word)] != time[row_of(after)]);
+        }
+      }
     }
-  };
-  if (dropped == 0 && strata.bits == 0) {
-    find_groups([](Word word, Word next) { return is_event(word) & (key_of(word) != key_of(next)); });
-  } else {
-    find_groups([&](Word word, Word next) {
-      if (key_of(word) >> time_bits != key_of(next) >> time_bits) return 2;
-      // The keys alone tell nearly all differences without a look at the times.
-      const bool differ = key_of(word) != key_of(next) || (dropped > 0 && time[row_of(word)] != time[row_of(next)]);
-      return is_event(word) & differ;
-    });
+    if (first + count == rows) ends[count - 1] = 1;
+    for (int64_t i = 0; i < count; ++i) {
+      all_events += order[first + i] & 1;
+      events[group] = all_events;
+      start[group + 1] = static_cast<int32_t>(2 * (first + i + 1)) + (ends[i] >> 1);
+      stratified |= ends[i] > 1;
+      group += ends[i] > 0;
+    }
   }
   int32_t most_events = 0;  // of one group; so far the numbers are of all groups up to it
   for (int32_t i = group - 1; i >= 0; --i) {
@@ -336,7 +373,7 @@ void build(const Problem& problem, const Time* time, const Time* entry) {
   header[cox_groups] = group;
   header[cox_events] = all_events;
   header[cox_flags] =
-      (identity ? cox_in_order : 0) | (most_events > 1 ? cox_tied : 0) | (stratified ? cox_stratified : 0);
+      (in_order ? cox_in_order : 0) | (most_events > 1 ? cox_tied : 0) | (stratified ? cox_stratified : 0);
   if (entry == nullptr) return;
 
   // The last group whose events come after the row's entry: a search among the stratum's groups, whose times fall.
@@ -346,15 +383,17 @@ void build(const Problem& problem, const Time* time, const Time* entry) {
     for (end = first + 1; end < group && start[end] % 2 == 0; ++end) {
     }
     const int64_t last_position = start[end] / 2;
+    int32_t own = first;
     for (int64_t position = start[first] / 2; position < last_position; ++position) {
-      const Time entered = entry[order[position]];
-      int32_t low = code[position] / 2 - 1;  // at risk at its events
-      int32_t high = end - 1;                // not looked at yet
-      if (events[high] == 0) --high;         // nothing happens there
+      const Time entered = entry[order[position] / 2];
+      own += position == start[own + 1] / 2;
+      int32_t low = own - 1;          // at risk at its events
+      int32_t high = end - 1;         // not looked at yet
+      if (events[high] == 0) --high;  // nothing happens there
       const int32_t final_group = high;
       while (low < high) {
         const int32_t middle = low + (high - low + 1) / 2;
-        const Time happened = time[order[start[middle + 1] / 2 - 1]];
+        const Time happened = time[order[start[middle + 1] / 2 - 1] / 2];
         if (happened > entered) {
           low = middle;
         } else {
@@ -414,8 +453,8 @@ Tensor cox_risk_sets(const Tensor& time, const Tensor& event, const Tensor& entr
   ScalarType type = time_type(time);
   if (truncated && time_type(entry) != type) type = ScalarType::Double;
   const Tensor times = contiguous_as(time, type);
-  const Tensor entries = contiguous_as(entry, type);
-  const Tensor labels = contiguous_as(strata, ScalarType::Long);
+  const Tensor entries = truncated ? contiguous_as(entry, type) : entry;
+  const Tensor labels = strata.numel() ? contiguous_as(strata, ScalarType::Long) : strata;
   const Tensor events = contiguous_as(event, event.scalar_type());
   const bool as_they_are = event.scalar_type() == ScalarType::Bool;
   Scratch<uint8_t> copied = as_they_are ? Scratch<uint8_t>(0) : events_of(events, rows);

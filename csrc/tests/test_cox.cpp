@@ -74,7 +74,8 @@ void test_tied_events(bool efron, int events) {
   own_events.add_exp(7, 0);
   Sum reciprocals;
   Sum own;
-  const double loss = add_tied_events(events, weight, efron, risk, own_events, reciprocals, own) + weight * risk.origin();
+  const double loss =
+      add_tied_events(events, weight, efron, risk, own_events, reciprocals, own) + weight * risk.origin();
   long double expected[3] = {};
   for (int l = 0; l < events; ++l) {
     const long double fraction = efron ? static_cast<long double>(l) / events : 0;

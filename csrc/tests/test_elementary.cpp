@@ -1,4 +1,5 @@
-// exp, log1p, logs and the reciprocal of core/elementary.h against the C library, over their whole domain and at its ends.
+// exp, log1p, logs and the reciprocal of core/elementary.h against the C library, over their whole domain and at its
+// ends.
 #include <initializer_list>
 #include <limits>
 

@@ -34,11 +34,12 @@ def cox_ph_loss(
 
     Args:
         log_hazard: relative log-hazards [n] or [n, 1], higher is worse; float32 or float64 (kept; sums are float64
-            throughout); float16 and bfloat16 are computed in float32.
+            throughout); float16 and bfloat16 are computed in float32. -inf is a hazard of 0; NaN or +inf anywhere makes
+            the loss NaN.
         time: [n], at least 0, or :class:`RiskSets`, which have event, entry and strata in them.
         event: [n], bool or 0 (censored) and 1 (event).
         entry: [n], left truncation: a row is at risk at times t with entry < t <= time.
-        strata: int64 [n].
+        strata: integers [n].
         weights: case weights [n], at least 0, in R's convention: S and E sum w e^h, and each of the d terms of a time
             has the mean weight of its events.
         ties: "efron" (as R) or "breslow".

@@ -45,7 +45,7 @@ class RiskSets:
             event: [n], bool or 0 (censored) and 1 (event).
             entry: [n], time from which a row is under observation (left truncation): it is at risk at times t with
                 entry < t <= time. None means from the beginning, time 0 included.
-            strata: int64 [n]; rows are at risk for the events of their own stratum only.
+            strata: integers [n]; rows are at risk for the events of their own stratum only.
 
         Raises:
             ValueError: lengths, devices or shapes differ; a time that is NaN, infinite or negative, an event other than
@@ -55,10 +55,7 @@ class RiskSets:
         _check(time, event, entry, strata)
         none = time.new_empty(0)
         plan = torch.ops.survcore.cox_risk_sets(
-            time,
-            event,
-            none if entry is None else entry,
-            none.long() if strata is None else strata.long(),
+            time, event, none if entry is None else entry, none if strata is None else strata
         )
         if not torch.compiler.is_compiling():
             _raise_errors(plan, time, event, entry)
@@ -151,7 +148,7 @@ def _raise_errors(plan: Tensor, time: Tensor, event: Tensor, entry: Tensor | Non
 
 @torch.library.register_fake("survcore::cox_risk_sets")
 def _fake(time: Tensor, event: Tensor, entry: Tensor, strata: Tensor) -> Tensor:
-    return time.new_empty(HEADER + 4 * time.shape[0] + 3 + entry.shape[0], dtype=torch.int32)
+    return time.new_empty(HEADER + 3 * time.shape[0] + 3 + entry.shape[0], dtype=torch.int32)
 
 
 _library.serve_cuda_by_reference("cox_risk_sets", _reference.cox_risk_sets)

@@ -43,17 +43,17 @@ class CoxPlan:
         """Sections of an int32 tensor of cox_risk_sets."""
         risk_sets = risk_sets.flatten()
         rows, groups = risk_sets[: GROUPS + 1].tolist()
-        order, code, start, events, last = (
-            risk_sets[HEADER:].long().split((rows, rows, rows + 2, rows + 1, len(risk_sets) - HEADER - 4 * rows - 3))
+        order, start, events, last = (
+            risk_sets[HEADER:].long().split((rows, rows + 2, rows + 1, len(risk_sets) - HEADER - 3 * rows - 3))
         )
         start = start[: groups + 1]
-        group = code >> 1
+        group = torch.repeat_interleave((start >> 1).diff()) if rows else order
         begins = (start[:-1] & 1).bool()
         if not len(last):
             # The last group of the own stratum.
             ends = torch.cat((begins[1:], begins.new_ones(min(1, groups))))
             last = ends.nonzero().squeeze(1)[begins.cumsum(0)[group] - 1]
-        return cls(order, group, (code & 1).bool(), start >> 1, begins, events[:groups], last)
+        return cls(order >> 1, group, (order & 1).bool(), start >> 1, begins, events[:groups], last)
 
 
 def cox_risk_sets(time: Tensor, event: Tensor, entry: Tensor, strata: Tensor) -> Tensor:
@@ -66,8 +66,8 @@ def cox_risk_sets(time: Tensor, event: Tensor, entry: Tensor, strata: Tensor) ->
         strata: int64 [n], or empty.
     """
     rows = len(time)
-    plan = torch.zeros(HEADER + 4 * rows + 3 + len(entry), dtype=torch.int32, device=time.device)
-    plan[ROWS], plan[HEADER + 2 * rows] = rows, 1
+    plan = torch.zeros(HEADER + 3 * rows + 3 + len(entry), dtype=torch.int32, device=time.device)
+    plan[ROWS], plan[HEADER + rows] = rows, 1
     finite = time.isfinite() if time.is_floating_point() else torch.ones_like(time, dtype=torch.bool)
     checks = [(TIME_ERROR, ~finite | (time < 0)), (EVENT_ERROR, (event != 0) & (event != 1))]
     if len(entry):
@@ -102,10 +102,9 @@ def cox_risk_sets(time: Tensor, event: Tensor, entry: Tensor, strata: Tensor) ->
     start[:-1] += begins
 
     sections = plan[HEADER:]
-    sections[:rows] = order
-    sections[rows : 2 * rows] = 2 * group + observed
-    sections[2 * rows : 2 * rows + groups + 1] = start
-    sections[3 * rows + 2 : 3 * rows + 2 + groups] = events
+    sections[:rows] = 2 * order + observed
+    sections[rows : rows + groups + 1] = start
+    sections[2 * rows + 2 : 2 * rows + 2 + groups] = events
     flags = IN_ORDER * torch.equal(order, torch.arange(rows, device=order.device))
     flags |= TIED * bool(events.max() > 1) | STRATIFIED * bool(change.any())
     if len(entry):
@@ -121,7 +120,7 @@ def cox_risk_sets(time: Tensor, event: Tensor, entry: Tensor, strata: Tensor) ->
             final[position] = same[-1]
             whole = not len(happens) or (len(at_risk) and at_risk[-1] == happens[-1]) or happens[-1] < group[position]
             last[position] = same[-1] if whole else (at_risk[-1] if len(at_risk) else group[position] - 1)
-        sections[4 * rows + 3 :] = last
+        sections[3 * rows + 3 :] = last
         flags |= TRUNCATED * bool((last != final).any())
     plan[GROUPS], plan[EVENTS], plan[FLAGS] = groups, int(observed.sum()), flags
     return plan
