@@ -38,9 +38,14 @@ def _seeded() -> None:
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Small tensors on one thread: threads that wait for each other on a busy machine cost more than they save."""
+def threads_restored() -> Iterator[None]:
+    """For tests that set the number of threads."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def one_thread(threads_restored: None) -> None:
+    """Small tensors on one thread: threads that wait for each other on a busy machine cost more than they save."""
+    torch.set_num_threads(1)

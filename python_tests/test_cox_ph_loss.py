@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -317,14 +317,7 @@ def test_float32_is_close_to_float64(entry: bool) -> None:
     assert (single[1].double() - exact[1]).abs().max() < 1e-6 * exact[1].abs().max()
 
 
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("threads")
+@pytest.mark.usefixtures("threads_restored")
 @pytest.mark.parametrize("times", [50, 10**6])
 def test_same_bits_with_any_number_of_threads(times: int) -> None:
     generator = torch.Generator().manual_seed(3)

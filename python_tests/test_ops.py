@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -326,14 +325,7 @@ with {mode}:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("threads")
+@pytest.mark.usefixtures("threads_restored")
 @pytest.mark.parametrize("case", CASES)
 def test_runs_repeat_bitwise(case: OpCase) -> None:
     arguments = case.large(torch.float32)

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -20,13 +19,6 @@ from survcore.errors import DataError
 
 ORDERS = ("file", "coords")
 _KEPT = (torch.float16, torch.bfloat16, torch.float32)
-
-
-def check_max_patches(value: object) -> int:
-    """The value of a ``max_patches`` argument; ValueError where it is no whole number of at least 0."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"max_patches must be a whole number of at least 0 (0: all patches), got {value!r}")
-    return int(value)
 
 
 @dataclass(frozen=True)

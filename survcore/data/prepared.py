@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from survcore.arguments import whole_number
 from survcore.batch import Bags, Batch, ModalityInput, Target
 from survcore.data.arrays import transformed
-from survcore.data.bag_reader import BagReader, check_max_patches
+from survcore.data.bag_reader import BagReader
 from survcore.data.modality import Modality
 from survcore.errors import DataError
 
@@ -123,7 +124,7 @@ class PreparedCohort:
             ValueError: ``max_patches`` is no whole number of at least 0.
             DataError: an array that is damaged, holds infinite values or does not fit the others.
         """
-        max_patches = check_max_patches(max_patches)
+        max_patches = whole_number("max_patches", max_patches, 0)
         rows = torch.arange(len(self)) if index is None else torch.as_tensor(index, dtype=torch.int64)
         values: dict[str, Tensor | Bags] = {name: table[rows] for name, table in self.tables.items()}
         observed = {name: mask[rows] for name, mask in self.observed.items()}

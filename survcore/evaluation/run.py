@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from survcore.data.bag_reader import check_max_patches
+from survcore.arguments import whole_number
 from survcore.data.cohort import Cohort
 from survcore.data.folds import check_folds, stratified_folds
 from survcore.errors import DataError
@@ -112,7 +112,7 @@ def evaluate(
             no whole number of at least 0.
     """
     started = time.perf_counter()
-    max_patches = check_max_patches(max_patches)
+    max_patches = whole_number("max_patches", max_patches, 0)
     if recipe is None:
         recipe = load_recipe(system, quick=quick, changes=changes)
     elif quick or changes:

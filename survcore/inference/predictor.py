@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from survcore.arguments import whole_number
-from survcore.data.bag_reader import check_max_patches
 from survcore.data.prepared import PreparedCohort
 from survcore.data.preprocessor import Preprocessor
 from survcore.errors import CheckpointError, DataError
@@ -299,7 +298,7 @@ class Predictor:
         self, cohort: Cohort, max_patches: int = 0, seed: int = 0, batch_size: int = _BATCH_SIZE
     ) -> EncodedCohort:
         """What :meth:`encode` gives, with batches that are encoded as they are asked for, once."""
-        max_patches, batch_size = check_max_patches(max_patches), whole_number("batch_size", batch_size, 1)
+        max_patches, batch_size = whole_number("max_patches", max_patches, 0), whole_number("batch_size", batch_size, 1)
         cohort.require_some_modality()
         prepared = self.preprocessor.transform(cohort)
         return EncodedCohort(prepared, max_patches, self._batches(prepared, max_patches, seed, batch_size))

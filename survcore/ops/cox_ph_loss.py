@@ -40,8 +40,8 @@ def cox_ph_loss(
         event: [n], bool or 0 (censored) and 1 (event).
         entry: [n], left truncation: a row is at risk at times t with entry < t <= time.
         strata: integers [n].
-        weights: case weights [n], at least 0, in R's convention: S and E sum w e^h, and each of the d terms of a time
-            has the mean weight of its events.
+        weights: case weights [n], at least 0 (looked at on the CPU only), in R's convention: S and E sum w e^h, and
+            each of the d terms of a time has the mean weight of its events.
         ties: "efron" (as R) or "breslow".
         reduction: "mean" over events (their summed weight), or "sum", which is minus R's log-likelihood.
 
@@ -86,7 +86,8 @@ def cox_ph_loss(
         weights = log_hazard.new_empty(0)
     elif weights.dim() != 1 or weights.shape[0] != rows:
         raise ValueError(f"weights must have one entry per row of log_hazard, [{rows}], got {tuple(weights.shape)}")
-    elif not torch.compiler.is_compiling() and not bool((weights >= 0).all()):
+    # Elsewhere the look at the values would wait for the device.
+    elif weights.is_cpu and not torch.compiler.is_compiling() and not bool((weights >= 0).all()):
         row = int((~(weights >= 0)).nonzero()[0])
         raise ValueError(f"weights must be at least 0, got {weights[row].item()} in row {row}")
     if ties not in ("efron", "breslow"):

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from survcore.data.bag_reader import check_max_patches
+from survcore.arguments import whole_number
 from survcore.models.base import Stage
 
 _CHANGEABLE = ("model", "preprocess", "training", "stages")
@@ -112,7 +112,7 @@ def load_recipe(
         validation_fraction=fraction,
         gradient_clip=clip,
         stages=stages,
-        max_patches=check_max_patches(training["max_patches"]),
+        max_patches=whole_number("training.max_patches", training["max_patches"], 0),
     )
 
 

@@ -1,0 +1,29 @@
+// What one evaluation of the partial likelihood reads.
+#pragma once
+
+#include <cstdint>
+
+#include "common/cox_plan.h"
+
+namespace survcore {
+
+template <class Real>
+struct CoxProblem {
+  const Real* log_hazard;
+  const Real* weights;  // or null: all 1
+  CoxPlan plan;
+  int64_t rows;
+  int32_t groups;
+  int32_t flags;
+  bool efron;
+
+  bool has(CoxFlag flag) const { return flags & flag; }
+  int64_t begin(int32_t group) const { return plan.start()[group] >> 1; }
+  int64_t end(int32_t group) const { return plan.start()[group + 1] >> 1; }
+  bool begins_stratum(int32_t group) const { return plan.start()[group] & 1; }
+  int32_t row(int64_t position) const { return plan.order()[position] >> 1; }
+  bool is_event(int64_t position) const { return plan.order()[position] & 1; }
+  double weight(int64_t row) const { return weights ? static_cast<double>(weights[row]) : 1.0; }
+};
+
+}  // namespace survcore
