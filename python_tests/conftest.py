@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -49,3 +51,18 @@ def threads_restored() -> Iterator[None]:
 def one_thread(threads_restored: None) -> None:
     """Small tensors on one thread: threads that wait for each other on a busy machine cost more than they save."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tied_patients() -> pd.DataFrame:
+    """300 simulated patients with covariates a, b, c; many tied times, late entries, weights 1 to 3, three sites."""
+    generator = np.random.default_rng(3)
+    rows = 300
+    frame = pd.DataFrame(generator.normal(size=(rows, 3)), columns=["a", "b", "c"])
+    hazard = np.exp(0.8 * frame["a"] - 0.5 * frame["b"])
+    frame["time"] = np.ceil(20 * generator.exponential(size=rows) / hazard)
+    frame["event"] = (generator.random(rows) < 0.6).astype(int)
+    frame["entry"] = np.floor(frame["time"] * generator.random(rows) * 0.99)
+    frame["weight"] = generator.integers(1, 4, rows)
+    frame["site"] = generator.integers(0, 3, rows)
+    return frame

@@ -75,19 +75,6 @@ def test_r_survival(real_data: RealData) -> None:
         assert gradient.square().sum().item() == pytest.approx(case["grad_sumsq"], rel=1e-10), name
 
 
-def _lifelines_frame() -> pd.DataFrame:
-    generator = np.random.default_rng(3)
-    rows = 300
-    frame = pd.DataFrame(generator.normal(size=(rows, 3)), columns=["a", "b", "c"])
-    hazard = np.exp(0.8 * frame["a"] - 0.5 * frame["b"])
-    frame["time"] = np.ceil(20 * generator.exponential(size=rows) / hazard)  # many ties
-    frame["event"] = (generator.random(rows) < 0.6).astype(int)
-    frame["entry"] = np.floor(frame["time"] * generator.random(rows) * 0.99)
-    frame["weight"] = generator.integers(1, 4, rows)
-    frame["site"] = generator.integers(0, 3, rows)
-    return frame
-
-
 def _lifelines_fit(frame: pd.DataFrame, **options: object) -> tuple[np.ndarray, float]:
     from lifelines import CoxPHFitter
 
@@ -114,9 +101,11 @@ def _lifelines_fit(frame: pd.DataFrame, **options: object) -> tuple[np.ndarray, 
     ids=str,
 )
 @pytest.mark.filterwarnings("ignore")
-def test_linear_model_of_lifelines(lifelines_options: dict[str, object], columns: dict[str, str]) -> None:
+def test_linear_model_of_lifelines(
+    tied_patients: pd.DataFrame, lifelines_options: dict[str, object], columns: dict[str, str]
+) -> None:
     """Likelihood at lifelines' coefficients, and the same coefficients from a fit through the loss."""
-    frame = _lifelines_frame()
+    frame = tied_patients
     expected, log_likelihood = _lifelines_fit(frame, **lifelines_options)
     covariates = torch.tensor(frame[["a", "b", "c"]].to_numpy())
     time, event = (torch.tensor(frame[name].to_numpy()) for name in ("time", "event"))

@@ -12,9 +12,11 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it.
 _PUBLIC = {
+    "BaselineHazard": "survcore.absolute_risk",
     "Cohort": "survcore.data",
     "Predictor": "survcore.inference",
     "RiskSets": "survcore.ops",
+    "baseline_hazard": "survcore.absolute_risk",
     "concordance_index": "survcore.metrics",
     "cox_ph_loss": "survcore.ops",
     "discrete_hazard_nll": "survcore.ops",

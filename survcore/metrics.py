@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from survcore import _metrics
+from survcore.arguments import to_numpy, vector
 
 # Below this many rows waking a second thread costs more than it saves.
 _ROWS_WORTH_A_THREAD = 200_000
@@ -65,7 +66,7 @@ class KaplanMeier:
 
         Beyond the last observed time the last value holds, whether or not that time is an event; NaN gives NaN.
         """
-        times = np.asarray(_to_numpy(times), dtype=np.float64)
+        times = np.asarray(to_numpy(times), dtype=np.float64)
         steps = np.concatenate(([1.0], self.survival))
         return np.where(np.isnan(times), np.nan, steps[np.searchsorted(self.times, times, side="right")])
 
@@ -91,7 +92,7 @@ def concordance_index(time: Any, event: Any, risk: Any) -> Concordance:
     Source: Harrell et al., Evaluating the yield of medical tests, JAMA 1982; ties as in R's survival package.
     """
     time, event = _times_and_events(time, event)
-    risk = _vector(risk, "risk", len(time))
+    risk = vector(risk, "risk", len(time))
     concordant, discordant, tied_risk, tied_time, tied_both = _metrics.concordance_counts(
         time, event, risk, _ascending(time, "time"), _ascending(risk, "risk")
     )
@@ -136,10 +137,10 @@ def _ascending(values: np.ndarray, name: str) -> np.ndarray:
 
 def _times_and_events(time: Any, event: Any) -> tuple[np.ndarray, np.ndarray]:
     """Both as contiguous vectors, float64 and bool, or an error that names the row or the exchange of the two."""
-    event = _to_numpy(event)
-    if _to_numpy(time).dtype == bool:
+    event = to_numpy(event)
+    if to_numpy(time).dtype == bool:
         raise ValueError("time is a vector of True and False: the order is time, event (event and time look exchanged)")
-    time = _vector(time, "time")
+    time = vector(time, "time")
     if event.shape != time.shape:
         raise ValueError(f"expected event as a vector of {len(time)} values like time, got shape {event.shape}")
     if event.dtype != bool:
@@ -167,22 +168,3 @@ def _events(event: np.ndarray, time: np.ndarray) -> np.ndarray:
             " of several causes pass event == cause"
         )
     return happened
-
-
-def _vector(values: Any, name: str, length: int | None = None) -> np.ndarray:
-    """A contiguous float64 vector [length]."""
-    values = np.ascontiguousarray(_to_numpy(values), dtype=np.float64)
-    if values.ndim != 1:
-        raise ValueError(f"expected {name} as a vector, got shape {values.shape}")
-    if length is not None and len(values) != length:
-        raise ValueError(f"expected {length} values of {name}, one per time, got {len(values)}")
-    return values
-
-
-def _to_numpy(values: Any) -> np.ndarray:
-    """An array, also from a tensor that needs a gradient or lives on another device."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        if values.is_floating_point():
-            values = values.double()  # NumPy has no bfloat16
-    return np.asarray(values)

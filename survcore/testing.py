@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from survcore.reference import cox_baseline_hazard as _cox_baseline
 from survcore.reference import cox_ph_loss as _cox
 from survcore.reference import ddim_sample as _ddim
 from survcore.reference import discrete_hazard_nll as _hazard
@@ -268,6 +269,21 @@ def _cox_extremes(dtype: torch.dtype) -> dict[str, Arguments]:
     }
 
 
+def _baseline_arguments(arguments: Arguments) -> Arguments:
+    """Those of a loss without reduction and gradient."""
+    return arguments[:4]
+
+
+def _baseline_samples(dtype: torch.dtype) -> dict[str, Arguments]:
+    # The reference holds a table of groups and events.
+    samples = {name: case for name, case in _cox_samples(dtype).items() if len(case[0]) < 1000}
+    return {name: _baseline_arguments(case) for name, case in samples.items()}
+
+
+def _baseline_extremes(dtype: torch.dtype) -> dict[str, Arguments]:
+    return {name: _baseline_arguments(case) for name, case in _cox_extremes(dtype).items()}
+
+
 def low_rank_arguments(
     dtype: torch.dtype, modalities: int, rows: int, width: int, rank: int, missing: float
 ) -> Arguments:
@@ -391,6 +407,16 @@ def _ddim_extremes(dtype: torch.dtype) -> dict[str, Arguments]:
 OP_CASES = {
     case.name: case
     for case in (
+        OpCase(
+            name="cox_baseline_hazard",
+            reference=_cox_baseline.cox_baseline_hazard,
+            reference_backward=None,
+            samples=_baseline_samples,
+            extremes=_baseline_extremes,
+            large=lambda dtype: _baseline_arguments(cox_arguments(dtype, 3_000, times=700)),
+            differentiable=(),
+            differentiable_outputs=(),
+        ),
         OpCase(
             name="cox_ph_loss",
             reference=_cox.cox_ph_loss,

@@ -155,7 +155,7 @@ SURVCORE_INLINE double add_ties(const CoxProblem<Real>& problem, int32_t group, 
   if (problem.weights) {
     weight = 0;
     for (int64_t position = end - count; position < end; ++position) {
-      weight += problem.weight(problem.row(position));
+      weight += problem.weight_at(position);
     }
   }
   if (!(weight > 0)) return 0;

@@ -24,6 +24,8 @@ struct CoxProblem {
   int32_t row(int64_t position) const { return plan.order()[position] >> 1; }
   bool is_event(int64_t position) const { return plan.order()[position] & 1; }
   double weight(int64_t row) const { return weights ? static_cast<double>(weights[row]) : 1.0; }
+  double weight_at(int64_t position) const { return weight(row(position)); }
+  double log_hazard_at(int64_t position) const { return static_cast<double>(log_hazard[row(position)]); }
 };
 
 }  // namespace survcore

@@ -52,37 +52,65 @@ class SegmentTree {
   std::vector<Sum> nodes_;
 };
 
-// The loss; gradients of all rows are written where `gradient` is not null. `shift` is subtracted from all log-hazards.
+// The sum over the risk set of each group. `shift` is subtracted from all log-hazards.
 template <class Sum, class Real>
-double serial_loss(const CoxProblem<Real>& problem, double shift, Real* gradient, double scale) {
-  const int32_t* last = problem.plan.last();
-  const bool truncated = problem.has(cox_truncated);
-  const auto exponent_of = [&](int64_t position) {
-    return static_cast<double>(problem.log_hazard[problem.row(position)]) - shift;
+std::vector<Sum> sums_at_risk(const CoxProblem<Real>& problem, double shift) {
+  std::vector<Sum> sums(problem.groups);
+  const auto for_each_row = [&](int32_t group, const auto& visit) {
+    for (int64_t position = problem.begin(group); position < problem.end(group); ++position) {
+      visit(position, problem.weight_at(position), problem.log_hazard_at(position) - shift);
+    }
   };
-  const auto weight_of = [&](int64_t position) { return problem.weight(problem.row(position)); };
-
-  std::vector<Sum> at_risk(truncated ? 0 : problem.groups);
-  SegmentTree<Sum> tree(truncated ? problem.groups : 0);
-  if (truncated) {
+  if (problem.has(cox_truncated)) {
+    const int32_t* last = problem.plan.last();
+    SegmentTree<Sum> tree(problem.groups);
     for (int32_t group = 0; group < problem.groups; ++group) {
-      for (int64_t position = problem.begin(group); position < problem.end(group); ++position) {
-        const double exponent = exponent_of(position);
-        const double weight = weight_of(position);
+      for_each_row(group, [&](int64_t position, double weight, double exponent) {
         tree.for_each_node(group, last[position], [&](Sum& node) { node.add_exp(weight, exponent); });
-      }
+      });
     }
     tree.push_down();
-  } else {
-    Sum sum;
-    for (int32_t group = 0; group < problem.groups; ++group) {
-      if (problem.begins_stratum(group)) sum = Sum();
-      for (int64_t position = problem.begin(group); position < problem.end(group); ++position) {
-        sum.add_exp(weight_of(position), exponent_of(position));
-      }
-      at_risk[group] = sum;
-    }
+    for (int32_t group = 0; group < problem.groups; ++group) sums[group] = tree.leaf(group);
+    return sums;
   }
+  Sum sum;
+  for (int32_t group = 0; group < problem.groups; ++group) {
+    if (problem.begins_stratum(group)) sum = Sum();
+    for_each_row(group, [&](int64_t, double weight, double exponent) { sum.add_exp(weight, exponent); });
+    sums[group] = sum;
+  }
+  return sums;
+}
+
+// The events of a group: their relative hazards, their weight, and the weighted sum of how far their log-hazards lie
+// below `origin`.
+template <class Sum>
+struct TiedEvents {
+  Sum sum;
+  double weight = 0;
+  double distance = 0;
+};
+
+template <class Sum, class Real>
+TiedEvents<Sum> tied_events(const CoxProblem<Real>& problem, int32_t group, double shift, double origin) {
+  TiedEvents<Sum> tied;
+  const int32_t events = problem.plan.events()[group];
+  for (int64_t position = problem.end(group) - events; position < problem.end(group); ++position) {
+    const double weight = problem.weight_at(position);
+    if (weight == 0) continue;
+    const double exponent = problem.log_hazard_at(position) - shift;
+    tied.sum.add_exp(weight, exponent);
+    tied.weight += weight;
+    tied.distance += weight * (origin - exponent);
+  }
+  return tied;
+}
+
+// The loss; gradients of all rows are written where `gradient` is not null.
+template <class Sum, class Real>
+double serial_loss(const CoxProblem<Real>& problem, double shift, Real* gradient, double scale) {
+  const bool truncated = problem.has(cox_truncated);
+  const std::vector<Sum> at_risk = sums_at_risk<Sum>(problem, shift);
 
   double loss = 0;
   SegmentTree<Sum> reciprocal_tree(truncated ? problem.groups : 0);
@@ -93,19 +121,11 @@ double serial_loss(const CoxProblem<Real>& problem, double shift, Real* gradient
     if (!truncated && group + 1 < problem.groups && !problem.begins_stratum(group + 1)) sum = reciprocals[group + 1];
     const int32_t events = problem.plan.events()[group];
     if (events > 0) {
-      const Sum& own_at_risk = truncated ? tree.leaf(group) : at_risk[group];
-      Sum tied;
-      double weight = 0;
-      for (int64_t position = problem.end(group) - events; position < problem.end(group); ++position) {
-        const double own_weight = weight_of(position);
-        if (own_weight == 0) continue;
-        const double exponent = exponent_of(position);
-        tied.add_exp(own_weight, exponent);
-        weight += own_weight;
-        loss += own_weight * (own_at_risk.origin() - exponent);
-      }
-      if (weight > 0) {
-        loss += add_tied_events(events, weight, problem.efron, own_at_risk, tied, sum, own_reciprocals[group]);
+      const Sum& own_at_risk = at_risk[group];
+      const TiedEvents<Sum> tied = tied_events<Sum>(problem, group, shift, own_at_risk.origin());
+      loss += tied.distance;
+      if (tied.weight > 0) {
+        loss += add_tied_events(events, tied.weight, problem.efron, own_at_risk, tied.sum, sum, own_reciprocals[group]);
       }
     }
     (truncated ? reciprocal_tree.leaf(group) : reciprocals[group]) = sum;
@@ -113,9 +133,10 @@ double serial_loss(const CoxProblem<Real>& problem, double shift, Real* gradient
   if (gradient == nullptr) return loss;
 
   if (truncated) reciprocal_tree.pull_up();
+  const int32_t* last = problem.plan.last();
   for (int32_t group = 0; group < problem.groups; ++group) {
     for (int64_t position = problem.begin(group); position < problem.end(group); ++position) {
-      const double exponent = exponent_of(position);
+      const double exponent = problem.log_hazard_at(position) - shift;
       double value = 0;
       if (truncated) {
         reciprocal_tree.for_each_node(group, last[position],
@@ -124,7 +145,7 @@ double serial_loss(const CoxProblem<Real>& problem, double shift, Real* gradient
         value = reciprocals[group].times_exp(exponent);
       }
       if (problem.is_event(position)) value -= own_reciprocals[group].times_exp(exponent) + 1;
-      const double weight = weight_of(position);
+      const double weight = problem.weight_at(position);
       gradient[problem.row(position)] = weight == 0 ? Real(0) : static_cast<Real>(weight * value * scale);
     }
   }

@@ -77,4 +77,27 @@ SURVCORE_SHARED double add_tied_events(int events, double weight, bool efron, co
   return weight * at_risk.log_rest() + mean_weight * logs;
 }
 
+// What the same events add to the cumulative baseline hazard, the sum of weight / A_l, and to its variance, the sum of
+// weight / A_l^2, as logarithms.
+struct BaselineTerms {
+  double log_hazard;
+  double log_variance;
+};
+
+template <class Sum>
+SURVCORE_SHARED BaselineTerms baseline_terms(int events, double weight, bool efron, const Sum& at_risk,
+                                             const Sum& tied) {
+  const double mean_weight = weight / events;
+  const double share = efron && events > 1 ? tied.over(at_risk) : 0;
+  double first = 0;
+  double second = 0;
+  for (int l = 0; l < events; ++l) {
+    const double rest = 1 - l * share / events;
+    first += 1 / rest;
+    second += 1 / (rest * rest);
+  }
+  const double log_at_risk = at_risk.origin() + at_risk.log_rest();
+  return {log(mean_weight * first) - log_at_risk, log(mean_weight * second) - 2 * log_at_risk};
+}
+
 }  // namespace survcore

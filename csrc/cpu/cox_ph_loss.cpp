@@ -11,6 +11,7 @@
 #include <tuple>
 #include <type_traits>
 
+#include "common/cox_arguments.h"
 #include "common/cox_chunks.h"
 #include "common/cox_serial.h"
 #include "common/dispatch.h"
@@ -69,35 +70,21 @@ SURVCORE_RANGE_KERNEL(double, 16)
 #undef SURVCORE_RANGE_KERNEL
 
 template <class Real>
-std::tuple<Tensor, Tensor> forward(const Tensor& log_hazard, const Tensor& plan, const Tensor& weights, bool efron,
-                                   bool mean, bool with_gradient) {
-  const int64_t rows = log_hazard.numel();
-  CoxProblem<Real> problem;
-  problem.log_hazard = static_cast<const Real*>(log_hazard.const_data_ptr());
-  problem.weights = weights.numel() ? static_cast<const Real*>(weights.const_data_ptr()) : nullptr;
-  problem.plan = {static_cast<const int32_t*>(plan.const_data_ptr()), rows};
-  const int32_t* header = problem.plan.header();
-  STD_TORCH_CHECK(header[cox_rows] == rows, "risk_sets are of ", header[cox_rows], " rows, log_hazard has ", rows);
-  STD_TORCH_CHECK(header[cox_error] == 0, "risk_sets were built from invalid times or events");
-  STD_TORCH_CHECK(plan.numel() >= CoxSections<int32_t>::size(rows, header[cox_flags] & cox_truncated),
-                  "risk_sets are cut short");
-  problem.rows = rows;
-  problem.groups = header[cox_groups];
-  problem.flags = header[cox_flags];
-  problem.efron = efron;
-
-  Tensor loss = empty_on(log_hazard, {}, log_hazard.scalar_type());
-  Tensor gradient = empty_on(log_hazard, {with_gradient ? rows : 0}, log_hazard.scalar_type());
+std::tuple<Tensor, Tensor> forward(const CoxArguments& arguments, bool mean, bool with_gradient) {
+  const CoxProblem<Real> problem = arguments.problem<Real>();
+  const int64_t rows = problem.rows;
+  Tensor loss = empty_on(arguments.log_hazard, {}, arguments.type);
+  Tensor gradient = empty_on(arguments.log_hazard, {with_gradient ? rows : 0}, arguments.type);
   Real* gradients = with_gradient ? static_cast<Real*>(gradient.mutable_data_ptr()) : nullptr;
 
   double divisor = 1;
   if (mean) {
     double total = 0;
     if (problem.weights == nullptr) {
-      total = header[cox_events];
+      total = problem.plan.header()[cox_events];
     } else {
       for (int64_t position = 0; position < rows; ++position) {
-        total += problem.is_event(position) ? problem.weight(problem.row(position)) : 0.0;
+        total += problem.is_event(position) ? problem.weight_at(position) : 0.0;
       }
     }
     divisor = total == 0 ? 1 : total;
@@ -130,21 +117,11 @@ std::tuple<Tensor, Tensor> forward(const Tensor& log_hazard, const Tensor& plan,
 
 std::tuple<Tensor, Tensor> cox_ph_loss(const Tensor& log_hazard, const Tensor& risk_sets, const Tensor& weights,
                                        std::string ties, std::string reduction, bool gradient) {
-  STD_TORCH_CHECK(ties == "efron" || ties == "breslow", "ties must be 'efron' or 'breslow', got '", ties, "'");
   STD_TORCH_CHECK(reduction == "mean" || reduction == "sum", "reduction must be 'mean' or 'sum', got '", reduction,
                   "'");
-  const ScalarType type = compute_type(log_hazard);
-  const Tensor values = contiguous_as(log_hazard, type);
-  const Tensor plan = contiguous_as(risk_sets, ScalarType::Int);
-  const Tensor case_weights = contiguous_as(weights, type);
-  const int64_t rows = values.numel();
-  STD_TORCH_CHECK(case_weights.numel() == rows || case_weights.numel() == 0,
-                  "weights must have one entry per row of log_hazard, or none");
-  STD_TORCH_CHECK(plan.numel() >= CoxSections<int32_t>::size(rows, false),
-                  "risk_sets are of fewer rows than log_hazard");
-  return type == ScalarType::Double
-             ? forward<double>(values, plan, case_weights, ties == "efron", reduction == "mean", gradient)
-             : forward<float>(values, plan, case_weights, ties == "efron", reduction == "mean", gradient);
+  const CoxArguments arguments(log_hazard, risk_sets, weights, ties);
+  return arguments.type == ScalarType::Double ? forward<double>(arguments, reduction == "mean", gradient)
+                                              : forward<float>(arguments, reduction == "mean", gradient);
 }
 
 // The forward pass has computed it all; what is left is the chain rule's factor.

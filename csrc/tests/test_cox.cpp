@@ -57,6 +57,12 @@ void test_pair_at_any_size() {
     CHECK(close(quotient.times_exp(size), 1 / (3 + 2 * std::exp(-1.0L))));
     CHECK(sum.over(sum) == 1);
   }
+  // Increments that no double holds.
+  PairSum crowd;
+  crowd.add_exp(4, 1e4);
+  const BaselineTerms terms = baseline_terms(1, 2.0, true, crowd, crowd);
+  CHECK(close(terms.log_hazard, std::log(0.5L) - 1e4L));
+  CHECK(close(terms.log_variance, std::log(0.125L) - 2e4L));
   PairSum nobody;
   nobody.add_exp(1, -std::numeric_limits<double>::infinity());
   CHECK(nobody.times_exp(5) == 0);
@@ -76,17 +82,21 @@ void test_tied_events(bool efron, int events) {
   Sum own;
   const double loss =
       add_tied_events(events, weight, efron, risk, own_events, reciprocals, own) + weight * risk.origin();
-  long double expected[3] = {};
+  const BaselineTerms baseline = baseline_terms(events, weight, efron, risk, own_events);
+  long double expected[4] = {};
   for (int l = 0; l < events; ++l) {
     const long double fraction = efron ? static_cast<long double>(l) / events : 0;
     const long double denominator = at_risk - fraction * tied;
     expected[0] += weight / events * std::log(denominator);
     expected[1] += weight / events / denominator;
     expected[2] += weight / events * fraction / denominator;
+    expected[3] += weight / events / (denominator * denominator);
   }
   CHECK(close(loss, expected[0]));
   CHECK(close(reciprocals.times_exp(0), expected[1]));
   CHECK(close(own.times_exp(0), expected[2]));
+  CHECK(close(baseline.log_hazard, std::log(expected[1])));
+  CHECK(close(baseline.log_variance, std::log(expected[3])));
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from survcore.ops.cox_baseline_hazard import BaselineSteps, cox_baseline_hazard
 from survcore.ops.cox_ph_loss import cox_ph_loss
 from survcore.ops.cox_risk_sets import RiskSets
 from survcore.ops.ddim_sample import ddim_sample
@@ -10,8 +11,10 @@ from survcore.ops.low_rank_decompose import LowRankDecomposition, low_rank_decom
 from survcore.ops.pack_denoiser import pack_denoiser
 
 __all__ = [
+    "BaselineSteps",
     "LowRankDecomposition",
     "RiskSets",
+    "cox_baseline_hazard",
     "cox_ph_loss",
     "ddim_sample",
     "discrete_hazard_nll",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from survcore import _library
 from survcore.ops._autograd import differentiable
+from survcore.ops._cox_arguments import cox_arguments
 from survcore.ops.cox_risk_sets import RiskSets
 from survcore.reference import cox_ph_loss as _reference
 
@@ -54,44 +55,7 @@ def cox_ph_loss(
             :meth:`RiskSets.from_times` raises.
         TypeError: log-hazards are not floating, times are missing or given twice.
     """
-    if log_hazard.dim() == 2 and log_hazard.shape[1] == 1:
-        log_hazard = log_hazard.squeeze(1)
-    if log_hazard.dim() != 1:
-        raise ValueError(f"log_hazard must be [n] or [n, 1], got shape {tuple(log_hazard.shape)}")
-    if not log_hazard.is_floating_point():
-        raise TypeError(f"log_hazard must be floating, got {log_hazard.dtype}")
-    rows = log_hazard.shape[0]
-    if isinstance(time, RiskSets):
-        for name, value in (("event", event), ("entry", entry), ("strata", strata)):
-            if value is not None:
-                raise TypeError(f"{name} is part of the risk sets; give it to RiskSets.from_times, not here")
-        risk_sets = time
-        if len(risk_sets) != rows:
-            raise ValueError(
-                f"the risk sets are of {len(risk_sets)} rows, log_hazard has {rows}; "
-                "those of a mini-batch are risk_sets.take(index)"
-            )
-    else:
-        if event is None:
-            raise TypeError(
-                "event is missing: cox_ph_loss(log_hazard, time, event) or cox_ph_loss(log_hazard, risk_sets)"
-            )
-        if time.dim() != 1 or time.shape[0] != rows:
-            raise ValueError(f"time must have one entry per row of log_hazard, [{rows}], got shape {tuple(time.shape)}")
-        risk_sets = RiskSets.from_times(time, event, entry, strata)
-    for name, value in (("weights", weights), ("risk_sets", risk_sets.plan)):
-        if value is not None and value.device != log_hazard.device:
-            raise ValueError(f"{name} is on {value.device}, log_hazard on {log_hazard.device}: expected one device")
-    if weights is None:
-        weights = log_hazard.new_empty(0)
-    elif weights.dim() != 1 or weights.shape[0] != rows:
-        raise ValueError(f"weights must have one entry per row of log_hazard, [{rows}], got {tuple(weights.shape)}")
-    # Elsewhere the look at the values would wait for the device.
-    elif weights.is_cpu and not torch.compiler.is_compiling() and not bool((weights >= 0).all()):
-        row = int((~(weights >= 0)).nonzero()[0])
-        raise ValueError(f"weights must be at least 0, got {weights[row].item()} in row {row}")
-    if ties not in ("efron", "breslow"):
-        raise ValueError(f"ties must be 'efron' or 'breslow', got {ties!r}")
+    log_hazard, risk_sets, weights = cox_arguments(log_hazard, time, event, entry, strata, weights, ties)
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
     with_gradient = log_hazard.requires_grad and torch.is_grad_enabled()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,49 @@ from survcore.reference.cox_risk_sets import CoxPlan
 
 # Entries of the table groups x rows that is held at once where rows enter late.
 _TABLE = 1 << 22
+
+
+class EventTerms(NamedTuple):
+    """The events of risk sets, one entry each in the order of positions (E), and what their denominators are made of.
+
+    Attributes:
+        own: int64 [E], group.
+        weight: [E], case weight.
+        mean_weight: [E], of the events of its group.
+        fraction: [E], c of ``A = S - c E``.
+        relative: [E], weight * e^(h - largest of its group).
+        denominator: [E], A / e^largest of its group; 1 where the group's events have no weight.
+        largest: [groups], the largest log-hazard at risk.
+    """
+
+    own: Tensor
+    weight: Tensor
+    mean_weight: Tensor
+    fraction: Tensor
+    relative: Tensor
+    denominator: Tensor
+    largest: Tensor
+
+
+def log_hazards_at_positions(log_hazard: Tensor, plan: CoxPlan) -> Tensor:
+    """Log-hazards in the order of positions, at least float32; +inf as NaN."""
+    h = log_hazard.to(torch.promote_types(log_hazard.dtype, torch.float32))[plan.order]
+    return h * torch.where(h == torch.inf, torch.nan, 1.0)  # infinite relative hazards cannot be compared
+
+
+def event_terms(h: Tensor, weight: Tensor, plan: CoxPlan, ties: str) -> EventTerms:
+    """Terms of log-hazards and weights in the order of positions."""
+    exponent = torch.where(weight == 0, -torch.inf, h)  # a row without weight is as one without hazard
+    largest, at_risk = _sums_at_risk(exponent, weight, plan)
+    own = plan.group[plan.event]
+    relative = weight[plan.event] * (exponent[plan.event] - largest[own]).exp()
+    tied = torch.zeros_like(at_risk).index_add(0, own, relative)
+    event_weight = torch.zeros_like(at_risk).index_add(0, own, weight[plan.event])
+    number = plan.event.nonzero().squeeze(1) - (plan.start[own + 1] - plan.events[own])
+    fraction = number.to(h.dtype) / plan.events[own] if ties == "efron" else torch.zeros_like(relative)
+    mean_weight = event_weight[own] / plan.events[own]
+    denominator = torch.where(mean_weight > 0, at_risk[own] - fraction * tied[own], 1.0)
+    return EventTerms(own, weight[plan.event], mean_weight, fraction, relative, denominator, largest)
 
 
 def cox_ph_loss(
@@ -28,40 +73,28 @@ def cox_ph_loss(
     Returns:
         The loss, float32 for half-precision log-hazards, and its gradient [n], empty without ``with_gradient``.
     """
-    dtype = torch.promote_types(log_hazard.dtype, torch.float32)
     plan = CoxPlan.read(risk_sets)
-    h = log_hazard.to(dtype)[plan.order]
-    h = h * torch.where(h == torch.inf, torch.nan, 1.0)  # infinite relative hazards cannot be compared
+    h = log_hazards_at_positions(log_hazard, plan)
+    dtype = h.dtype
     weight = weights.to(dtype)[plan.order] if weights.numel() else torch.ones_like(h)
-    observed = plan.event
-    exponent = torch.where(weight == 0, -torch.inf, h)  # a row without weight is as one without hazard
-    largest, at_risk = _sums_at_risk(exponent, weight, plan)
-
-    # One entry per event, in the order of positions.
-    own = plan.group[observed]
-    relative = weight[observed] * (exponent[observed] - largest[own]).exp()
-    tied = torch.zeros_like(at_risk).index_add(0, own, relative)
-    event_weight = torch.zeros_like(at_risk).index_add(0, own, weight[observed])
-    number = observed.nonzero().squeeze(1) - (plan.start[own + 1] - plan.events[own])
-    fraction = number.to(dtype) / plan.events[own] if ties == "efron" else torch.zeros_like(relative)
-    mean_weight = event_weight[own] / plan.events[own]
-    counted = mean_weight > 0
-    denominator = torch.where(counted, at_risk[own] - fraction * tied[own], 1.0)
-    heard = weight[observed] != 0
-    distance = weight[observed] * torch.where(heard, largest[own] - h[observed], 0.0)
-    divisor = weight[observed].sum() if reduction == "mean" else torch.ones((), dtype=dtype, device=h.device)
+    terms = event_terms(h, weight, plan, ties)
+    heard = terms.weight != 0
+    distance = terms.weight * torch.where(heard, terms.largest[terms.own] - h[plan.event], 0.0)
+    divisor = terms.weight.sum() if reduction == "mean" else torch.ones((), dtype=dtype, device=h.device)
     divisor = torch.where(divisor == 0, torch.ones_like(divisor), divisor)
     unknown = h.isnan().any()
-    loss = torch.where(unknown, torch.nan, (mean_weight * denominator.log() + distance).sum() / divisor)
+    total = (terms.mean_weight * terms.denominator.log() + distance).sum()
+    loss = torch.where(unknown, torch.nan, total / divisor)
     if not with_gradient:
         return loss, log_hazard.new_empty(0, dtype=dtype)
 
     with torch.no_grad():
-        reciprocal = mean_weight / denominator
-        reciprocals = torch.zeros_like(at_risk).index_add(0, own, reciprocal)
-        gradient = weight * _sums_over_events(exponent, largest, reciprocals, plan)
-        shared = torch.zeros_like(at_risk).index_add(0, own, fraction * reciprocal)
-        gradient[observed] -= relative * shared[own] + weight[observed]
+        reciprocal = terms.mean_weight / terms.denominator
+        reciprocals = torch.zeros_like(terms.largest).index_add(0, terms.own, reciprocal)
+        exponent = torch.where(weight == 0, -torch.inf, h)
+        gradient = weight * _sums_over_events(exponent, terms.largest, reciprocals, plan)
+        shared = torch.zeros_like(terms.largest).index_add(0, terms.own, terms.fraction * reciprocal)
+        gradient[plan.event] -= terms.relative * shared[terms.own] + terms.weight
         gradient = torch.where(unknown, torch.nan, gradient)
         return loss, torch.empty_like(gradient).index_copy(0, plan.order, gradient / divisor)
 
