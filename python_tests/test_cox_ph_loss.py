@@ -118,19 +118,54 @@ def test_linear_model_of_lifelines(
 
     assert -loss(torch.tensor(expected)).item() == pytest.approx(log_likelihood, rel=1e-10)
 
-    coefficients = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [coefficients], max_iter=100, line_search_fn="strong_wolfe", tolerance_grad=1e-10, tolerance_change=1e-14
+    def gradient(coefficients: Tensor) -> Tensor:
+        coefficients = coefficients.clone().requires_grad_()
+        return torch.autograd.grad(loss(coefficients), coefficients)[0]
+
+    # Newton's method, with differences of the gradient as second derivatives.
+    coefficients = torch.zeros(3, dtype=torch.float64)
+    for _ in range(10):
+        steps = 1e-5 * torch.eye(3, dtype=torch.float64)
+        curvature = (
+            torch.stack([gradient(coefficients + step) - gradient(coefficients - step) for step in steps]) / 2e-5
+        )
+        coefficients -= torch.linalg.solve(curvature, gradient(coefficients))
+    np.testing.assert_allclose(coefficients, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("ties", ["efron", "breslow"])
+@pytest.mark.parametrize("columns", [{}, {"entry": "start"}, {"weight": "sample_weight"}, {"site": "strata"}], ids=str)
+def test_coxdev(tied_patients: pd.DataFrame, ties: str, columns: dict[str, str]) -> None:
+    """Value and gradient. The deviance is twice the distance to the saturated log-likelihood."""
+    import coxdev
+
+    log_hazard = (tied_patients["a"] - tied_patients["b"]).to_numpy()
+    time, event = tied_patients["time"].to_numpy(), tied_patients["event"].to_numpy()
+    theirs = {name: tied_patients[column].to_numpy(dtype=float) for column, name in columns.items()}
+    given = {"sample_weight": theirs.pop("sample_weight")} if "weight" in columns else {}
+    expected = coxdev.CoxDeviance(time, event, tie_breaking=ties, **theirs)(log_hazard, **given)
+
+    names = {"entry": "entry", "weight": "weights", "site": "strata"}
+    options = {names[column]: torch.tensor(tied_patients[column].to_numpy()) for column in columns}
+    loss, gradient = value_and_gradient(
+        *(torch.tensor(values) for values in (log_hazard, time, event)), **options, ties=ties, reduction="sum"
     )
+    assert loss.item() == pytest.approx(expected.deviance / 2 - expected.loglik_sat, rel=1e-12)
+    np.testing.assert_allclose(gradient, expected.gradient / 2, rtol=1e-9, atol=1e-11)
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        value = loss(coefficients) / len(frame)
-        value.backward()
-        return value
 
-    optimizer.step(closure)
-    np.testing.assert_allclose(coefficients.detach().numpy(), expected, rtol=0, atol=1e-6)
+@pytest.mark.parametrize("ties", ["efron", "breslow"])
+def test_scikit_survival(tied_patients: pd.DataFrame, ties: str) -> None:
+    """Likelihood at fitted coefficients, where scikit-survival's gradient vanishes, and so does ours."""
+    from sksurv.linear_model import CoxPHSurvivalAnalysis
+    from sksurv.util import Surv
+
+    covariates = tied_patients[["a", "b", "c"]].to_numpy()
+    outcome = Surv.from_arrays(tied_patients["event"] == 1, tied_patients["time"])
+    fitted = CoxPHSurvivalAnalysis(ties=ties, tol=1e-12).fit(covariates, outcome)
+    time, event = (torch.tensor(tied_patients[name].to_numpy()) for name in ("time", "event"))
+    _, gradient = value_and_gradient(torch.tensor(covariates @ fitted.coef_), time, event, ties=ties, reduction="sum")
+    np.testing.assert_allclose(gradient.numpy() @ covariates, 0, atol=1e-6)
 
 
 # --- the definition and its invariances -----------------------------------------------------------------------------

@@ -145,10 +145,13 @@ def test_gradcheck(case: OpCase) -> None:
 @pytest.mark.parametrize("case", DIFFERENTIABLE)
 def test_second_derivative_is_refused_with_a_reason(case: OpCase) -> None:
     arguments, leaves = _with_gradient(case, _arguments(case, "samples", next(iter(case.samples(torch.float64)))))
-    loss = case.function(*arguments)[case.differentiable_outputs[0]].square().sum()
-    gradient = torch.autograd.grad(loss, leaves[0], create_graph=True)[0]
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    output = case.function(*arguments)[case.differentiable_outputs[0]]
+    # Of a function of the output, whose own derivative depends on the output, and of the output itself.
+    for loss in (output.square().sum(), output.sum()):
+        gradient = torch.autograd.grad(loss, leaves[0], create_graph=True)[0]
+        assert torch.equal(gradient, torch.autograd.grad(loss, leaves[0], retain_graph=True)[0])
+        with pytest.raises(RuntimeError, match=f"{case.name} has a first derivative only"):
+            gradient.sum().backward(retain_graph=True)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -295,8 +298,14 @@ def test_function_transforms(case: OpCase) -> None:
     torch.testing.assert_close(torch.func.grad(loss)(arguments[0]), expected)
     stacked = torch.vmap(torch.func.grad(loss))(torch.stack((arguments[0], arguments[0])))
     torch.testing.assert_close(stacked, torch.stack((expected, expected)))
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        torch.func.jacrev(torch.func.grad(loss))(arguments[0])
+
+    def outputs(first: Tensor) -> Tensor:
+        values = case.function(first, *arguments[1:])
+        return sum(values[position].sum() for position in case.differentiable_outputs)
+
+    for function in (loss, outputs):
+        with pytest.raises(RuntimeError, match="has a first derivative only"):
+            torch.func.jacrev(torch.func.grad(function))(arguments[0])
 
 
 @pytest.mark.parametrize(

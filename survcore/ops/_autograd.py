@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 SetupContext = Callable[[Any, tuple[Any, ...], Any], None]
 Backward = Callable[..., Any]
 
 
-def differentiable(name: str, *, setup_context: SetupContext, backward: Backward) -> Callable[..., Any]:
+def differentiable(
+    name: str, *, setup_context: SetupContext, backward: Backward, eager_backward: Backward | None = None
+) -> Callable[..., Any]:
     """Give ``torch.ops.survcore.<name>`` its gradient and return the function to call instead of the op.
 
     The function has a first derivative in reverse mode: ``torch.func.grad``, ``vjp`` and ``jacrev`` work, and ``vmap``
@@ -29,34 +30,48 @@ def differentiable(name: str, *, setup_context: SetupContext, backward: Backward
         setup_context: ``(ctx, inputs, output)``, saves what backward needs.
         backward: ``(ctx, *grads)``, returns one gradient (or None) per input of the op. It calls the op's own backward
             op and so can be differentiated once only.
+        eager_backward: likewise, for eager mode, where it may look at values and hand on what was saved; ``backward``
+            if not given.
     """
     op = getattr(torch.ops.survcore, name).default
     torch.library.register_autograd(f"survcore::{name}", backward, setup_context=setup_context)
+    error = _FirstDerivativeOnly(name)
 
     def kernel(*inputs: Any) -> Any:
         # Past the registered formula, which stands on the autograd key and takes as long as a small kernel.
         with torch._C._AutoDispatchBelowAutograd():
             return op(*inputs)
 
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        setup_context(ctx, inputs, output)
+        ctx.differentiated = [value for value in inputs if isinstance(value, Tensor) and value.requires_grad]
+
     # forward and setup_context in one: given apart, as is newer style, they double the cost of a call.
     def forward(ctx: Any, *inputs: Any) -> Any:
         output = kernel(*inputs)
-        setup_context(ctx, inputs, output)
+        setup(ctx, inputs, output)
         return output
 
-    methods = {"forward": staticmethod(forward), "backward": staticmethod(once_differentiable(backward))}
-    function = type(f"{name}_function", (torch.autograd.Function,), methods)
+    def eager(ctx: Any, *grads: Any) -> Any:
+        # With create_graph alone gradients are recorded; to ask that each time is cheaper than once_differentiable.
+        if not torch.is_grad_enabled():
+            return (eager_backward or backward)(ctx, *grads)
+        with torch.no_grad():
+            gradients = backward(ctx, *grads)
+        return error.attached(gradients, *ctx.differentiated, *grads)
 
-    def backward_once(ctx: Any, *grads: Any) -> Any:
-        return tuple(
-            _DifferentiatedOnce.apply(gradient) if isinstance(gradient, Tensor) else gradient
-            for gradient in backward(ctx, *grads)
-        )
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(eager)}
+    function = type(f"{name}_function", (torch.autograd.Function,), methods)
+    # Past what the Python method does for torch.func, which has a function of its own here.
+    apply = super(torch.autograd.Function, function).apply
+
+    def transformed(ctx: Any, *grads: Any) -> Any:
+        return error.attached(backward(ctx, *grads), *ctx.differentiated, *grads)
 
     methods = {
         "forward": staticmethod(kernel),
-        "setup_context": staticmethod(setup_context),
-        "backward": staticmethod(backward_once),
+        "setup_context": staticmethod(setup),
+        "backward": staticmethod(transformed),
         "generate_vmap_rule": True,
     }
     transformed_function = type(f"{name}_transformed_function", (torch.autograd.Function,), methods)
@@ -66,24 +81,32 @@ def differentiable(name: str, *, setup_context: SetupContext, backward: Backward
             return op(*inputs)
         if torch._C._are_functorch_transforms_active():
             return transformed_function.apply(*inputs)
-        return function.apply(*inputs) if torch.is_grad_enabled() else kernel(*inputs)
+        return apply(*inputs) if torch.is_grad_enabled() else kernel(*inputs)
 
     return call
 
 
-class _DifferentiatedOnce(torch.autograd.Function):
-    """A gradient as it is, with an error as its own derivative: ``once_differentiable`` for ``torch.func``."""
+class _FirstDerivativeOnly:
+    """Gradients as they are, with an error as their own derivative."""
 
-    generate_vmap_rule = True
+    def __init__(self, name: str) -> None:
+        def backward(ctx: Any, *grads: Any) -> Any:
+            raise RuntimeError(
+                f"survcore::{name} has a first derivative only: its gradient cannot be differentiated again"
+            )
 
-    @staticmethod
-    def forward(gradient: Tensor) -> Tensor:
-        return gradient.view_as(gradient)
+        methods = {
+            "forward": staticmethod(lambda gradient, *_: gradient.view_as(gradient)),
+            "setup_context": staticmethod(lambda ctx, inputs, output: None),
+            "backward": staticmethod(backward),
+            "generate_vmap_rule": True,
+        }
+        self._function = type(f"{name}_first_derivative_only", (torch.autograd.Function,), methods)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        raise RuntimeError("survcore's ops can be differentiated once only, as with once_differentiable")
+    def attached(self, gradients: Any, *sources: Any) -> Any:
+        """The gradients, connected to everything that they were made from."""
+        tensors = [source for source in sources if isinstance(source, Tensor)]
+        return tuple(
+            self._function.apply(gradient, *tensors) if isinstance(gradient, Tensor) else gradient
+            for gradient in gradients
+        )

@@ -71,7 +71,16 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _backward(ctx: Any, grad_loss: Tensor | None, _grad_gradient: Tensor | None) -> tuple[Any, ...]:
     if grad_loss is None:
         return (None,) * 6
-    return torch.ops.survcore.cox_ph_loss_backward(grad_loss, *ctx.saved_tensors), None, None, None, None, None
+    gradient = torch.ops.survcore.cox_ph_loss_backward.default(grad_loss, *ctx.saved_tensors)
+    return gradient, None, None, None, None, None
+
+
+def _eager_backward(ctx: Any, grad_loss: Tensor | None, grad_gradient: Tensor | None) -> tuple[Any, ...]:
+    # A loss that nothing was done to: its gradient is what the forward pass has found. On other devices to look at
+    # the factor would wait for them.
+    if grad_loss is not None and grad_loss.is_cpu and grad_loss.item() == 1:
+        return *ctx.saved_tensors, None, None, None, None, None
+    return _backward(ctx, grad_loss, grad_gradient)
 
 
 @torch.library.register_fake("survcore::cox_ph_loss")
@@ -88,6 +97,6 @@ def _fake_backward(grad_loss: Tensor, gradient: Tensor) -> Tensor:
     return torch.empty_like(gradient, memory_format=torch.contiguous_format)
 
 
-_apply = differentiable("cox_ph_loss", setup_context=_setup_context, backward=_backward)
+_apply = differentiable("cox_ph_loss", setup_context=_setup_context, backward=_backward, eager_backward=_eager_backward)
 _library.serve_cuda_by_reference("cox_ph_loss", _reference.cox_ph_loss)
 _library.serve_cuda_by_reference("cox_ph_loss_backward", _reference.cox_ph_loss_backward)

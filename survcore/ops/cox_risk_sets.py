@@ -13,7 +13,9 @@ from survcore.reference.cox_risk_sets import (
     ERROR,
     ERROR_ROW,
     EVENT_ERROR,
+    FLAGS,
     HEADER,
+    STRATIFIED,
     TIME_ERROR,
     CoxPlan,
 )
@@ -32,7 +34,7 @@ class RiskSets:
     def __init__(self, plan: Tensor, rows: int, truncated: bool) -> None:
         self.plan = plan
         self._rows, self._truncated = rows, truncated
-        self._codes: tuple[Tensor, ...] | None = None
+        self._codes: tuple[Tensor, Tensor, Tensor | None, Tensor | None] | None = None
 
     @classmethod
     def from_times(
@@ -84,26 +86,45 @@ class RiskSets:
             index = index.nonzero().squeeze(1)
         if index.dtype != torch.int64 or index.dim() != 1:
             raise ValueError(f"index must be int64 [b] or bool [n], got {index.dtype} {tuple(index.shape)}")
-        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < self._rows:
-            raise ValueError(f"index must lie in 0..{self._rows - 1}, got {int(index.min())} to {int(index.max())}")
-        rank, event, entry, stratum = (code[index] for code in self._row_codes())
-        plan = torch.ops.survcore.cox_risk_sets(rank, event, entry if self._truncated else rank[:0], stratum)
+        codes = self._row_codes()
+        if not index.is_cpu:  # a kernel there does not report what is out of range
+            self._check_range(index)
+        try:
+            rank, event, entry, stratum = (None if code is None else code.index_select(0, index) for code in codes)
+        except (IndexError, RuntimeError):
+            self._check_range(index)
+            raise
+        none = rank.new_empty(0)
+        plan = torch.ops.survcore.cox_risk_sets(
+            rank, event, none if entry is None else entry, none if stratum is None else stratum
+        )
         return RiskSets(plan, len(index), self._truncated)
 
-    def _row_codes(self) -> tuple[Tensor, ...]:
-        """Per row: rank of the time, event, rank of the entry, stratum; whole numbers that sort as the times do."""
+    def _check_range(self, index: Tensor) -> None:
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < self._rows:
+            raise ValueError(f"index must lie in 0..{self._rows - 1}, got {int(index.min())} to {int(index.max())}")
+
+    def _row_codes(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Per row: rank of the time, event, rank of the entry, stratum; whole numbers that sort as the times do.
+
+        The last two are None without left truncation, and with one stratum.
+        """
         if self._codes is None:
             plan = CoxPlan.read(self.plan)
             groups = len(plan.events)
-            sorted_codes = (
+            flags = int(self.plan.flatten()[FLAGS])
+
+            def of_rows(code: Tensor) -> Tensor:
+                return torch.empty_like(code).index_copy(0, plan.order, code)
+
+            self._codes = (
                 # Even for events; a censored row comes after the events that it is at risk for.
-                2 * (groups - plan.group) + ~plan.event,
-                plan.event,
+                of_rows(2 * (groups - plan.group) + ~plan.event),
+                of_rows(plan.event),
                 # The events after the last group that it is at risk for.
-                2 * (groups - 1 - plan.last),
-                plan.begins_stratum.cumsum(0)[plan.group],
+                of_rows(2 * (groups - 1 - plan.last)) if self._truncated else None,
+                of_rows(plan.begins_stratum.cumsum(0)[plan.group]) if flags & STRATIFIED else None,
             )
-            self._codes = tuple(torch.empty_like(code).index_copy(0, plan.order, code) for code in sorted_codes)
         return self._codes
 
 
