@@ -19,9 +19,11 @@ from click.testing import CliRunner
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from survcore.benchmarks.agreement import agreements
 from survcore.benchmarks.case import BenchmarkCase, Work, mapped
 from survcore.benchmarks.cases import CASES
 from survcore.benchmarks.cli import bench
+from survcore.benchmarks.cox_ph_loss import IN_ORDER, INDEXED, UNSORTED
 from survcore.benchmarks.latency import busy_neighbour
 from survcore.benchmarks.report import lines
 from survcore.benchmarks.roofs import Roofs, matrix_product_rate, read_rate
@@ -216,6 +218,29 @@ with busy_neighbour() as neighbour:
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_quick_sizes_are_sizes_and_begin_with_the_first(case: BenchmarkCase) -> None:
     assert set(case.quick) <= set(case.sizes) and case.quick[0] == next(iter(case.sizes))
+
+
+@pytest.mark.parametrize("arrangement", [IN_ORDER, INDEXED, UNSORTED])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "cohort", [{}, {"tied_percent": 10}, {"strata": 7}, {"late": 1}, {"weighted": 1}], ids=lambda cohort: str(*cohort)
+)
+@pytest.mark.parametrize("times", [0, 20])
+@pytest.mark.filterwarnings("ignore:Ties in `time` detected")
+def test_cox_peers_compute_the_same_loss(
+    times: int, cohort: dict[str, int], dtype: torch.dtype, arrangement: int
+) -> None:
+    case = CASES["cox_ph_loss"]
+    inputs = case.inputs(dtype, "cpu", rows=300, times=times, arrangement=arrangement, **cohort)
+    peers = ["survcore", "eager", "coxdev"]
+    if arrangement == UNSORTED:
+        peers.append("radix")
+    # It computes in float32, and where no events of a stratum tie, leaves out censored rows of an event's time.
+    if dtype == torch.float32 and not {"late", "weighted"} & set(cohort) and not (times and "strata" in cohort):
+        peers.append("torchsurv")
+    found = agreements(case, {name: case.providers[name] for name in peers}, inputs, dtype)
+    problems = {name: agreement.problem for name, agreement in found.items() if agreement.problem}
+    assert all(problem.startswith("failed: ModuleNotFoundError") for problem in problems.values()), problems
 
 
 def test_ddim_sizes_are_sweeps_around_one_patient() -> None:

@@ -341,18 +341,42 @@ def test_float32_is_close_to_float64(entry: bool) -> None:
     assert (single[1].double() - exact[1]).abs().max() < 1e-6 * exact[1].abs().max()
 
 
+def test_many_late_entries() -> None:
+    """Against differences of cumulative sums, which float64 allows while nobody's hazard stands out."""
+    generator = torch.Generator().manual_seed(4)
+    rows = 150_000
+    log_hazard = torch.randn(rows, generator=generator, dtype=torch.float64)
+    time = 1 + torch.randperm(rows, generator=generator).double()
+    event = torch.rand(rows, generator=generator) < 0.6
+    entry = time * torch.rand(rows, generator=generator) * 0.99
+    loss, gradient = value_and_gradient(log_hazard, time, event, entry=entry, reduction="sum")
+
+    h = log_hazard.clone().requires_grad_()
+    later, entries = time.argsort(descending=True), entry.argsort(descending=True)
+    zero = h.new_zeros(1)
+    of_later, of_entries = (torch.cat((zero, h.exp()[order].cumsum(0))) for order in (later, entries))
+    moments = time[event]
+    at_risk = of_later[torch.searchsorted(-time[later], -moments, right=True)]
+    at_risk = at_risk - of_entries[torch.searchsorted(-entry[entries], -moments, right=True)]
+    expected = (at_risk.log() - h[event]).sum()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-11)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, h)[0], rtol=1e-8, atol=1e-8)
+
+
 @pytest.mark.usefixtures("threads_restored")
+@pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("times", [50, 10**6])
-def test_same_bits_with_any_number_of_threads(times: int) -> None:
+def test_same_bits_with_any_number_of_threads(times: int, late: bool) -> None:
     generator = torch.Generator().manual_seed(3)
     log_hazard = torch.randn(300_000, generator=generator)
     time = torch.randint(0, times, (300_000,), generator=generator)
     event = torch.rand(300_000, generator=generator) < 0.4
+    entry = time * torch.rand(300_000, generator=generator) - 1 if late else None
     results = []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
-        plan = CoxPlan.read(RiskSets.from_times(time, event).plan)
-        results.append((*vars(plan).values(), *value_and_gradient(log_hazard, time, event)))
+        plan = CoxPlan.read(RiskSets.from_times(time, event, entry).plan)
+        results.append((*vars(plan).values(), *value_and_gradient(log_hazard, time, event, entry=entry)))
     for result in results[1:]:
         assert all(torch.equal(actual, expected) for actual, expected in zip(result, results[0], strict=True))
 

@@ -31,6 +31,7 @@ struct ChunkSums {
   double reciprocals = 0;  // of the groups up to the first end of a stratum
   bool begins = false;     // whether a stratum begins in it
   double loss = 0;
+  double event_weight = 0;
 };
 
 // Sums are carried along four parts of a block beside each other: one alone waits for every addition.
@@ -91,22 +92,25 @@ SURVCORE_INLINE int32_t end_of_stratum(const CoxProblem<Real>& problem, int32_t 
   return end;
 }
 
+// Relative hazards; what the events' own log-hazards add to the loss, and the events' weight.
 template <class Work, class Real>
-SURVCORE_INLINE double fill_relative_hazards(const CoxProblem<Real>& problem, double shift, int64_t first, int64_t end,
-                                             Work* relative_hazards) {
+SURVCORE_INLINE void fill_relative_hazards(const CoxProblem<Real>& problem, double shift, int64_t first, int64_t end,
+                                           Work* relative_hazards, ChunkSums& sums) {
   const int32_t* order = problem.plan.order();
   const Real* values = problem.log_hazard;
   double events = 0;
+  double event_weight = 0;
   const Work shift_in_work = static_cast<Work>(shift);
   if (problem.weights) {
     const Real* weights = problem.weights;
-#pragma omp simd reduction(+ : events)
+#pragma omp simd reduction(+ : events, event_weight)
     for (int64_t position = first; position < end; ++position) {
       const int32_t row = order[position] >> 1;
       const Work exponent = static_cast<Work>(values[row]) - shift_in_work;
       const Work weight = static_cast<Work>(weights[row]);
       relative_hazards[position] = weight * exp_nonpositive(exponent);
       events += (order[position] & 1) ? static_cast<double>(weight * exponent) : 0.0;
+      event_weight += (order[position] & 1) ? static_cast<double>(weight) : 0.0;
     }
   } else if (problem.has(cox_in_order)) {
 #pragma omp simd reduction(+ : events)
@@ -123,7 +127,8 @@ SURVCORE_INLINE double fill_relative_hazards(const CoxProblem<Real>& problem, do
       events += (order[position] & 1) ? static_cast<double>(exponent) : 0.0;
     }
   }
-  return events;
+  sums.loss = -events;
+  sums.event_weight = event_weight;
 }
 
 // The sum over the rows since the last beginning of a stratum.
@@ -313,7 +318,7 @@ SURVCORE_INLINE void gradients_of_chunk(const CoxProblem<Real>& problem, int32_t
                                                     int32_t first, int32_t last, Buffers<Work>& buffers,               \
                                                     ChunkSums& sums) {                                                 \
     Work* relative_hazards = buffers.relative_hazards.data();                                                          \
-    sums.loss = -fill_relative_hazards(problem, shift, problem.begin(first), problem.begin(last), relative_hazards);   \
+    fill_relative_hazards(problem, shift, problem.begin(first), problem.begin(last), relative_hazards, sums);          \
     sum_chunk(problem, first, last, relative_hazards, sums);                                                           \
   }                                                                                                                    \
   SURVCORE_TARGET_##bytes inline void events_chunk(VectorWidth<bytes>, const CoxProblem<Real>& problem, int32_t first, \
@@ -336,56 +341,79 @@ SURVCORE_COX_KERNELS_OF(double, double)
 #undef SURVCORE_COX_KERNELS_OF
 #undef SURVCORE_COX_KERNELS
 
-// The first group of each chunk, and the number of groups at the end. A chunk is about chunk_rows positions.
+// The rows in chunks of whole groups, about chunk_rows positions each.
 template <class Real>
-std::vector<int32_t> chunk_bounds(const CoxProblem<Real>& problem) {
-  const int32_t* start = problem.plan.start();
-  std::vector<int32_t> bounds;
-  for (int64_t position = 0; position < problem.rows; position += chunk_rows) {
-    const auto first = std::lower_bound(start, start + problem.groups, static_cast<int32_t>(2 * position));
-    const auto group = static_cast<int32_t>(first - start);
-    if (group < problem.groups && (bounds.empty() || bounds.back() != group)) bounds.push_back(group);
+struct ChunkedRows {
+  const CoxProblem<Real>& problem;
+  std::vector<int32_t> bounds;  // the first group of each, and the number of groups
+  std::vector<ChunkSums> sums;
+
+  explicit ChunkedRows(const CoxProblem<Real>& rows_of) : problem(rows_of) {
+    const int32_t* start = problem.plan.start();
+    for (int64_t position = 0; position < problem.rows; position += chunk_rows) {
+      const auto first = std::lower_bound(start, start + problem.groups, static_cast<int32_t>(2 * position));
+      const auto group = static_cast<int32_t>(first - start);
+      if (group < problem.groups && (bounds.empty() || bounds.back() != group)) bounds.push_back(group);
+    }
+    sums.resize(bounds.size());
+    bounds.push_back(problem.groups);
   }
-  bounds.push_back(problem.groups);
-  return bounds;
-}
+
+  int64_t count() const { return static_cast<int64_t>(sums.size()); }
+
+  // Calls body(width, chunk, first group, end) for all chunks, in parallel.
+  template <class Body>
+  void for_each(const Body& body) const {
+    for_each_chunk(count(), 1, chunk_rows, [&](int64_t chunk, int64_t, int64_t) {
+      with_vector_width([&](auto width) { body(width, chunk, bounds[chunk], bounds[chunk + 1]); });
+    });
+  }
+
+  double loss() const {
+    double loss = 0;
+    for (const ChunkSums& part : sums) loss += part.loss;
+    return loss;
+  }
+
+  // The weight of all events, 1 if they have none.
+  double divisor() const {
+    double weight = 0;
+    for (const ChunkSums& part : sums) weight += part.event_weight;
+    if (problem.weights == nullptr) weight = problem.plan.header()[cox_events];
+    return weight == 0 ? 1 : weight;
+  }
+};
 
 template <class Work, class Real>
-double chunked_loss(const CoxProblem<Real>& problem, double shift, Real* gradient, double scale) {
-  const std::vector<int32_t> bounds = chunk_bounds(problem);
-  const auto chunks = static_cast<int64_t>(bounds.size()) - 1;
+double chunked_loss(const CoxProblem<Real>& problem, double shift, bool mean, Real* gradient) {
   const bool tied = problem.efron && problem.has(cox_tied);
   Buffers<Work> buffers{Scratch<Work>(problem.rows), Scratch<Work>(problem.rows),
                         Scratch<Work>(tied ? problem.groups : 0)};
-  std::vector<ChunkSums> sums(chunks);
-  const auto parallel = [&](const auto& body) {
-    for_each_chunk(chunks, 1, chunk_rows, [&](int64_t chunk, int64_t, int64_t) {
-      with_vector_width([&](auto width) { body(width, chunk, bounds[chunk], bounds[chunk + 1]); });
-    });
-  };
-  parallel([&](auto width, int64_t chunk, int32_t first, int32_t last) {
+  ChunkedRows<Real> rows(problem);
+  std::vector<ChunkSums>& sums = rows.sums;
+  rows.for_each([&](auto width, int64_t chunk, int32_t first, int32_t last) {
     hazards_chunk(width, problem, shift, first, last, buffers, sums[chunk]);
   });
-  std::vector<double> carried(chunks);
+  const double divisor = mean ? rows.divisor() : 1;
+  std::vector<double> carried(sums.size());
   double sum = 0;
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+  for (int64_t chunk = 0; chunk < rows.count(); ++chunk) {
     carried[chunk] = sum;
     sum = sums[chunk].begins ? sums[chunk].at_risk : sum + sums[chunk].at_risk;
   }
-  parallel([&](auto width, int64_t chunk, int32_t first, int32_t last) {
+  rows.for_each([&](auto width, int64_t chunk, int32_t first, int32_t last) {
     events_chunk(width, problem, first, last, carried[chunk], gradient != nullptr, buffers, sums[chunk]);
   });
-  double loss = 0;
-  for (const ChunkSums& part : sums) loss += part.loss;
+  const double loss = rows.loss() / divisor;
   if (gradient == nullptr) return loss;
   sum = 0;
-  for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
+  for (int64_t chunk = rows.count() - 1; chunk >= 0; --chunk) {
     carried[chunk] = sum;
-    const bool starts_stratum = problem.begins_stratum(bounds[chunk]);
+    const bool starts_stratum = problem.begins_stratum(rows.bounds[chunk]);
     sum = starts_stratum ? 0 : (sums[chunk].begins ? 0 : sum) + sums[chunk].reciprocals;
   }
-  parallel([&](auto width, int64_t chunk, int32_t first, int32_t last) {
-    gradient_chunk(width, problem, first, last, carried[chunk], scale, buffers, gradient);
+  rows.for_each([&](auto width, int64_t chunk, int32_t first, int32_t last) {
+    gradient_chunk(width, problem, first, last, carried[chunk], 1 / divisor, buffers, gradient);
   });
   return loss;
 }

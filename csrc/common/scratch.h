@@ -77,7 +77,7 @@ class MemoryOfThread {
 
 template <class T>
 class Scratch {
-  static_assert(std::is_trivial_v<T>, "elements are neither made nor destroyed");
+  static_assert(std::is_trivially_copyable_v<T>, "elements are neither made nor destroyed");
 
  public:
   explicit Scratch(int64_t count)
@@ -89,8 +89,10 @@ class Scratch {
   }
 
   T* data() { return static_cast<T*>(block_.memory.get()); }
+  const T* data() const { return static_cast<const T*>(block_.memory.get()); }
   bool empty() const { return count_ == 0; }
   T& operator[](int64_t i) { return data()[i]; }
+  const T& operator[](int64_t i) const { return data()[i]; }
 
  private:
   int64_t count_;

@@ -1,5 +1,5 @@
-// CPU kernels of cox_ph_loss: in chunks (common/cox_chunks.h) where log-hazards lie close together and nobody enters
-// late, else one row after the other (common/cox_serial.h).
+// CPU kernels of cox_ph_loss: where log-hazards lie close together in chunks (common/cox_chunks.h), with late entries
+// through sums over intervals (common/cox_late_entry.h), else one row after the other (common/cox_serial.h).
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -13,6 +13,7 @@
 
 #include "common/cox_arguments.h"
 #include "common/cox_chunks.h"
+#include "common/cox_late_entry.h"
 #include "common/cox_serial.h"
 #include "common/dispatch.h"
 #include "common/parallel.h"
@@ -69,6 +70,16 @@ SURVCORE_RANGE_KERNEL(double, 32)
 SURVCORE_RANGE_KERNEL(double, 16)
 #undef SURVCORE_RANGE_KERNEL
 
+// Whether products and quotients of the weights stay far from where float ends, for relative hazards that lie within
+// e^16 of each other.
+template <class Real>
+bool float_holds_weights(const CoxProblem<Real>& problem) {
+  if (problem.weights == nullptr) return true;
+  Range<Real> range;
+  with_vector_width([&](auto width) { range_of(width, problem.weights, problem.rows, range); });
+  return range.smallest >= Real(1e-6) && range.largest <= Real(1e6);
+}
+
 template <class Real>
 std::tuple<Tensor, Tensor> forward(const CoxArguments& arguments, bool mean, bool with_gradient) {
   const CoxProblem<Real> problem = arguments.problem<Real>();
@@ -77,41 +88,28 @@ std::tuple<Tensor, Tensor> forward(const CoxArguments& arguments, bool mean, boo
   Tensor gradient = empty_on(arguments.log_hazard, {with_gradient ? rows : 0}, arguments.type);
   Real* gradients = with_gradient ? static_cast<Real*>(gradient.mutable_data_ptr()) : nullptr;
 
-  double divisor = 1;
-  if (mean) {
-    double total = 0;
-    if (problem.weights == nullptr) {
-      total = problem.plan.header()[cox_events];
-    } else {
-      for (int64_t position = 0; position < rows; ++position) {
-        total += problem.is_event(position) ? problem.weight_at(position) : 0.0;
-      }
-    }
-    divisor = total == 0 ? 1 : total;
-  }
   double value = 0;
   if (rows > 0) {
     Range<Real> range;
     with_vector_width([&](auto width) { range_of(width, problem.log_hazard, rows, range); });
     const double span = static_cast<double>(range.largest) - static_cast<double>(range.smallest);
-    const bool chunked = range.finite && !problem.has(cox_truncated);
-    if (chunked && sizeof(Real) == sizeof(float) && span < 16 && problem.weights == nullptr) {
-      value = chunked_loss<Real>(problem, range.largest, gradients, 1 / divisor);
-    } else if (chunked && span < 600) {
-      value = chunked_loss<double>(problem, range.largest, gradients, 1 / divisor);
-    } else if (range.finite && span < 600) {
-      value = serial_loss<PlainSum>(problem, range.largest, gradients, 1 / divisor);
-    } else {
-      value = serial_loss<PairSum>(problem, 0, gradients, 1 / divisor);
+    if (!range.finite || !(span < 600)) {
+      value = serial_loss<PairSum>(problem, 0, mean, gradients);
       // Infinite relative hazards cannot be compared.
       constexpr Real infinity = std::numeric_limits<Real>::infinity();
       if (!std::all_of(problem.log_hazard, problem.log_hazard + rows, [](Real x) { return x < infinity; })) {
         value = std::numeric_limits<double>::quiet_NaN();
         if (gradients) std::fill_n(gradients, rows, std::numeric_limits<Real>::quiet_NaN());
       }
+    } else if (problem.has(cox_truncated)) {
+      value = late_entry_loss(problem, range.largest, mean, gradients);
+    } else if (sizeof(Real) == sizeof(float) && span < 16 && float_holds_weights(problem)) {
+      value = chunked_loss<Real>(problem, range.largest, mean, gradients);
+    } else {
+      value = chunked_loss<double>(problem, range.largest, mean, gradients);
     }
   }
-  *static_cast<Real*>(loss.mutable_data_ptr()) = static_cast<Real>(value / divisor);
+  *static_cast<Real*>(loss.mutable_data_ptr()) = static_cast<Real>(value);
   return {loss, gradient};
 }
 

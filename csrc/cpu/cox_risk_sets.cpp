@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -14,6 +15,8 @@
 
 #include "common/cox_plan.h"
 #include "common/dispatch.h"
+#include "common/falling_times.h"
+#include "common/parallel.h"
 #include "common/radix_sort.h"
 #include "common/scratch.h"
 #include "common/tensors.h"
@@ -206,6 +209,42 @@ bool fill_words(const Problem& problem, const Time* time, const Strata& strata, 
   return all;
 }
 
+// Of a stratum: those that end with events, and all.
+struct Groups {
+  int32_t first;
+  int32_t end_of_events;
+  int32_t end;
+};
+
+// Writes the last group at whose events each position is at risk; whether that is for some not the last of the stratum.
+template <class Time>
+bool find_last(const CoxSections<int32_t>& plan, Groups groups, const Time* time, const Time* entry) {
+  const int32_t* order = plan.order();
+  const int32_t* start = plan.start();
+  std::vector<Time> times(groups.end_of_events - groups.first);
+  for (int32_t group = groups.first; group < groups.end_of_events; ++group) {
+    times[group - groups.first] = time[order[start[group + 1] / 2 - 1] / 2];
+  }
+  const FallingTimes<Time> falling(std::move(times));
+  const int64_t begin = start[groups.first] / 2;
+  std::atomic<bool> early = false;
+  for_each_chunk(start[groups.end] / 2 - begin, 1 << 12, 8, [&](int64_t, int64_t first, int64_t end) {
+    bool some = false;
+    const auto own_start =
+        std::upper_bound(start + groups.first, start + groups.end, static_cast<int32_t>(2 * (begin + first) + 1));
+    auto own = static_cast<int32_t>(own_start - start) - 1;
+    for (int64_t position = begin + first; position < begin + end; ++position) {
+      own += position == start[own + 1] / 2;
+      const int32_t found = groups.first + falling.count_above(entry[order[position] / 2]) - 1;
+      const bool all = found == groups.end_of_events - 1 || own >= groups.end_of_events;
+      plan.last()[position] = all ? groups.end - 1 : std::max(found, own - 1);
+      some |= !all;
+    }
+    if (some) early = true;
+  });
+  return early;
+}
+
 template <class Time>
 void build(const Problem& problem, const Time* time, const Time* entry) {
   const int64_t rows = problem.rows;
@@ -317,32 +356,17 @@ void build(const Problem& problem, const Time* time, const Time* entry) {
       (in_order ? cox_in_order : 0) | (most_events > 1 ? cox_tied : 0) | (stratified ? cox_stratified : 0);
   if (entry == nullptr) return;
 
-  // The last group whose events come after the row's entry: a search among the stratum's groups, whose times fall.
-  int32_t* last = plan.last();
+  // The last group whose events come after the row's entry, of the row's stratum.
   bool truncated = false;
   for (int32_t first = 0, end; first < group; first = end) {
     for (end = first + 1; end < group && start[end] % 2 == 0; ++end) {
     }
-    const int64_t last_position = start[end] / 2;
-    int32_t own = first;
-    for (int64_t position = start[first] / 2; position < last_position; ++position) {
-      const Time entered = entry[order[position] / 2];
-      own += position == start[own + 1] / 2;
-      int32_t low = own - 1;          // at risk at its events
-      int32_t high = end - 1;         // not looked at yet
-      if (events[high] == 0) --high;  // nothing happens there
-      const int32_t final_group = high;
-      while (low < high) {
-        const int32_t middle = low + (high - low + 1) / 2;
-        const Time happened = time[order[start[middle + 1] / 2 - 1] / 2];
-        if (happened > entered) {
-          low = middle;
-        } else {
-          high = middle - 1;
-        }
-      }
-      last[position] = low == final_group ? end - 1 : low;
-      truncated |= low != final_group;
+    int32_t with_events = end;  // nothing happens in the last group of some strata
+    if (events[end - 1] == 0) --with_events;
+    if (with_events > first) {
+      truncated = find_last(plan, Groups{first, with_events, end}, time, entry) || truncated;
+    } else {
+      std::fill(plan.last() + start[first] / 2, plan.last() + start[end] / 2, end - 1);
     }
   }
   if (truncated) header[cox_flags] |= cox_truncated;
