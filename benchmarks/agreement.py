@@ -36,7 +36,7 @@ def agreements(
     oracles: dict[str, list[Tensor]] = {}
     found = {}
     for name, provider in providers.items():
-        source = case.oracles.get(name, "eager")
+        source = case.oracles.get(name, case.oracle)
         if source not in oracles:
             oracles[source] = _result_and_gradients(providers[source], exact)
         try:

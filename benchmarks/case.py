@@ -39,10 +39,11 @@ class BenchmarkCase:
         inputs: ``(dtype, device, **size)`` -> arguments of every provider, tensors or tuples of them; those that
             require a gradient are leaves.
         providers: name -> function of the inputs that returns a scalar loss, or [rows, D] if there is no gradient.
-            "survcore" is the op, "eager" its reference in plain PyTorch, which also makes the oracle; "compiled" is
-            added by the runner if the case has none of its own.
+            "survcore" is ours, "eager" the same in plain PyTorch; "compiled" is added by the runner where there is
+            "eager" and the case has none of its own.
         context: more providers, which are no rivals: they are timed at the first size, among themselves.
-        oracles: provider -> the one whose result in float64 is its oracle, where that is not "eager".
+        oracle: the provider whose result in float64 the others must agree with.
+        oracles: provider -> another oracle of its own.
         work: function of the inputs; what survcore does is held against the machine's roofs. None: it is not.
         latency: providers that are timed alone, call by call, on an idle machine and beside a busy neighbour.
     """
@@ -53,6 +54,7 @@ class BenchmarkCase:
     inputs: Callable[..., Inputs]
     providers: dict[str, Provider]
     context: dict[str, Provider] = field(default_factory=dict)
+    oracle: str = "eager"
     oracles: dict[str, str] = field(default_factory=dict)
     work: Callable[..., Work] | None = None
     latency: tuple[str, ...] = ()

@@ -1,17 +1,19 @@
-"""All benchmark cases: of every op, and of a block that no op serves."""
+"""All benchmark cases: of every op, of a block that no op serves, and of the metrics."""
 
 from __future__ import annotations
 
 from survcore.benchmarks import (
+    concordance_index,
     cox_baseline_hazard,
     cox_ph_loss,
     ddim_sample,
     discrete_hazard_nll,
+    kaplan_meier,
     low_rank_decompose,
     trans_mil,
 )
 
-CASES = {
-    module.CASE.name: module.CASE
-    for module in (cox_baseline_hazard, cox_ph_loss, ddim_sample, discrete_hazard_nll, low_rank_decompose, trans_mil)
-}
+OPS = (cox_baseline_hazard, cox_ph_loss, ddim_sample, discrete_hazard_nll, low_rank_decompose)
+BLOCKS = (trans_mil,)
+METRICS = (concordance_index, kaplan_meier)
+CASES = {module.CASE.name: module.CASE for module in (*OPS, *BLOCKS, *METRICS)}

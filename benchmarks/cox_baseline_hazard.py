@@ -20,7 +20,7 @@ def _inputs(dtype: torch.dtype, device: str, *, rows: int, times: int) -> Inputs
 
 
 def _survcore(log_hazard: Tensor, risk_sets: Tensor, plan: CoxPlan) -> Tensor:
-    log_cumulative, _ = torch.ops.survcore.cox_baseline_hazard(log_hazard, risk_sets, log_hazard[:0], "breslow")
+    _, log_cumulative, _ = torch.ops.survcore.cox_baseline_hazard(log_hazard, risk_sets, log_hazard[:0], "breslow")
     return log_cumulative[: len(plan.events)].exp()
 
 

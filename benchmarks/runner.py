@@ -74,7 +74,7 @@ def _run_size(
     first = size == next(iter(case.sizes))
     inputs = case.inputs(dtype, device, **case.sizes[size])
     rivals = dict(case.providers)
-    if "compiled" not in rivals:
+    if "eager" in rivals and "compiled" not in rivals:
         rivals["compiled"] = torch.compile(rivals["eager"], dynamic=False)
     context = case.context if first else {}
 

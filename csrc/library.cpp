@@ -13,11 +13,12 @@ STABLE_TORCH_LIBRARY(survcore, m) {
       "Tensor log_hazard, Tensor risk_sets, Tensor weights, str ties, str reduction, bool with_gradient"
       ") -> (Tensor loss, Tensor gradient)");
   m.def("cox_ph_loss_backward(Tensor grad_loss, Tensor gradient) -> Tensor");
-  // Logarithms of the cumulative baseline hazard up to each group and of its variance; -inf beyond the last group.
+  // Logarithms of the step of the baseline hazard at each group, of the sum up to it and of that one's variance; -inf
+  // beyond the last group.
   m.def(
       "cox_baseline_hazard("
       "Tensor log_hazard, Tensor risk_sets, Tensor weights, str ties"
-      ") -> (Tensor log_cumulative_hazard, Tensor log_variance)");
+      ") -> (Tensor log_step, Tensor log_cumulative_hazard, Tensor log_variance)");
 
   // Negative log-likelihood of discrete-time hazards, reduced; divisor is what the sum was divided by.
   m.def(

@@ -266,15 +266,25 @@ def test_strata_end_on_their_own() -> None:
         ({"log_hazard": [0.0] * 4}, r"time must have one entry per row of log_hazard, \[4\]"),
         ({"event": [1, 1, 0, 0, 2]}, "event must be 0 .censored. or 1, got 2 in row 4"),
         ({"time": [5.0, 3, 3, -8, 1]}, "time must be finite and at least 0, got -8.0 in row 3"),
-        ({"weights": [1.0, 1, -1, 1, 1]}, "weights must be at least 0, got -1.0 in row 2"),
+        ({"weights": [1.0, 1, -1, 1, 1]}, "weights must be at least 0 and finite in torch.float64, got -1.0 in row 2"),
         ({"entry": [0.0, 0, 3, 0, 0]}, "entry must be before time"),
         ({"ties": "exact"}, "ties must be 'efron' or 'breslow', got 'exact'"),
+        (
+            {"time": pd.Series(TIME, index=list("edcba")), "event": pd.Series(EVENT, index=list("abcde"))},
+            "event and time have different indexes",
+        ),
     ],
 )
 def test_errors_of_the_estimate(arguments: dict[str, object], message: str) -> None:
     ordinary = {"log_hazard": [0.0] * 5, "time": TIME, "event": EVENT}
     with pytest.raises(ValueError, match=message):
         baseline_hazard(**(ordinary | arguments))
+
+
+@pytest.mark.parametrize("values", [["a", "b", "c", "d", "e"], np.array(TIME).astype(int).astype("timedelta64[D]")])
+def test_times_that_are_no_numbers(values: object) -> None:
+    with pytest.raises(TypeError, match="time must hold numbers"):
+        baseline_hazard([0.0] * 5, values, EVENT)
 
 
 @pytest.mark.parametrize(
@@ -289,6 +299,12 @@ def test_errors_of_the_estimate(arguments: dict[str, object], message: str) -> N
         ({"strata": [7, 3]}, "patient 1 is of stratum 3, which the baseline hazard does not have"),
         ({"strata": [7, 9]}, "patient 1 is of stratum 9"),
         ({"level": 95}, "level must be between 0 and 1, got 95"),
+        ({"level": "0.95"}, "level must be between 0 and 1, got '0.95'"),
+        ({"level": 1 - 1e-16}, "level must be between 0 and 1"),
+        (
+            {"log_hazard": pd.Series([0.0, 1], index=["a", "b"]), "strata": pd.Series([7, 2], index=["b", "a"])},
+            "strata and log_hazard have different indexes",
+        ),
         ({"band": "loglog"}, "band must be one of 'log', 'log-log', 'plain', got 'loglog'"),
     ],
 )
@@ -302,6 +318,43 @@ def test_errors_of_the_curves(arguments: dict[str, object], message: str) -> Non
 def test_strata_given_in_vain() -> None:
     with pytest.raises(ValueError, match="the baseline hazard has no strata, got some"):
         baseline_hazard([0.0] * 5, TIME, EVENT).survival_function([0.0], strata=[1])
+
+
+def test_many_strata_of_any_label() -> None:
+    """Each its own curve, whatever the labels; nothing goes through all strata for each of them."""
+    rows = 60_000
+    generator = np.random.default_rng(2)
+    log_hazard, time = generator.normal(size=rows), generator.integers(1, 50, rows)
+    event, site = (
+        generator.random(rows) < 0.5,
+        np.array([f"site {number:05}" for number in generator.integers(0, 20_000, rows)]),
+    )
+    baseline = baseline_hazard(log_hazard, time, event, strata=site)
+    assert len(baseline.strata) == len(np.unique(site))
+    for name in (site[0], site[-1]):
+        own = site == name
+        expected = baseline_hazard(log_hazard[own], time[own], event[own]).survival_function(log_hazard[own])
+        actual = baseline.survival_function(log_hazard[own], expected.index, strata=site[own])
+        pd.testing.assert_frame_equal(actual, expected, rtol=1e-12)
+
+
+def test_a_small_step_behind_a_large_one() -> None:
+    """The difference of the sums would be 0, and of sums beyond float64, NaN."""
+    arguments = {"time": [1.0, 2.0, 3.0], "event": [1, 1, 0], "entry": [0.0, 1.0, 1.0]}
+    log_hazard = np.array([-20.0, 20.0, 20.0])
+    frame = baseline_hazard(log_hazard, **arguments).to_frame()
+    np.testing.assert_allclose(frame["hazard"], [math.exp(20), math.exp(-20) / 2], rtol=1e-12)
+    frame = baseline_hazard(log_hazard - 800, **arguments).to_frame()
+    assert np.isinf(frame["hazard"]).all() and (frame["survival"] == 0).all()
+
+
+def test_columns_as_pandas_holds_them() -> None:
+    expected = baseline_hazard([0.0] * 5, TIME, EVENT).to_frame()
+    time, event = np.array(TIME), pd.Series(EVENT, dtype=object)
+    time.flags.writeable = False
+    pd.testing.assert_frame_equal(baseline_hazard([0.0] * 5, time, event).to_frame(), expected)
+    nobody = baseline_hazard([], [], [], strata=np.array([], dtype=int))
+    assert len(nobody.to_frame()) == 0 and nobody.survival_function([], strata=[]).shape == (0, 0)
 
 
 def test_names_are_public() -> None:

@@ -11,7 +11,7 @@ import torch
 
 import survcore.ops  # noqa: F401 (loads and registers the ops)
 from survcore import _library
-from survcore.benchmarks.cases import CASES as BENCHMARK_CASES
+from survcore.benchmarks.cases import OPS
 from survcore.testing import OP_CASES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -19,8 +19,6 @@ NAMES = _library.op_names()
 FORWARD = [name for name in NAMES if not name.endswith("_backward")]
 # What prepares another op's arguments is tested and timed with that op.
 PREPARING = {"cox_risk_sets", "pack_denoiser"}
-# Blocks without an op of their own that are timed as a whole.
-BLOCKS = {"trans_mil"}
 DEFINED = [name for name in FORWARD if name not in PREPARING]
 
 
@@ -62,5 +60,4 @@ def test_reference_has_the_arguments_of_the_schema(name: str) -> None:
 
 
 def test_cases_are_of_existing_ops() -> None:
-    assert set(OP_CASES) == set(BENCHMARK_CASES) - BLOCKS == set(DEFINED)
-    assert set(BENCHMARK_CASES) >= BLOCKS
+    assert set(OP_CASES) == {module.CASE.name for module in OPS} == set(DEFINED)

@@ -18,6 +18,7 @@ from torch import Tensor
 import survcore
 from survcore import RiskSets, cox_ph_loss
 from survcore.losses import CoxPHLoss
+from survcore.reference.cox_ph_loss import cox_ph_loss as reference
 from survcore.reference.cox_risk_sets import CoxPlan
 
 RealData = Callable[[str], Path]
@@ -381,6 +382,45 @@ def test_same_bits_with_any_number_of_threads(times: int, late: bool) -> None:
         assert all(torch.equal(actual, expected) for actual, expected in zip(result, results[0], strict=True))
 
 
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [None, 1e-20, 1e-7, 1e-5, 1.0, 1e5, 1e7, 1e20])
+@pytest.mark.parametrize("span", [1.0, 15.9, 16.1, 599.9, 600.1, 3000.0])
+def test_where_the_kinds_of_sums_change(span: float, scale: float | None, dtype: torch.dtype, late: bool) -> None:
+    """Sums in float, in double and as pairs, on both sides of where one takes over, with weights of any size."""
+    generator = torch.Generator().manual_seed(6)
+    rows = 60
+    log_hazard = span * torch.rand(rows, generator=generator, dtype=torch.float64)
+    log_hazard[:2] = torch.tensor([0.0, span])
+    time = torch.randint(1, 20, (rows,), generator=generator).double()
+    event = torch.rand(rows, generator=generator) < 0.6
+    entry = time * torch.rand(rows, generator=generator, dtype=torch.float64) - 0.5 if late else None
+    strata = torch.randint(2, (rows,), generator=generator)
+    weights = None
+    if scale is not None:
+        weights = (scale * (0.5 + torch.rand(rows, generator=generator, dtype=torch.float64))).to(dtype)
+        weights[5] = 0
+    sets = RiskSets.from_times(time, event, entry, strata)
+    log_hazard = log_hazard.to(dtype)
+    loss, gradient = value_and_gradient(log_hazard, sets, weights=weights)
+    exact = [torch.empty(0) if weights is None else weights.double(), "efron", "mean", True]
+    expected, slope = reference(log_hazard.double(), sets.plan, *exact)
+    bound = 2e-6 if dtype == torch.float32 else 1e-12
+    assert loss.item() == pytest.approx(expected.item(), rel=bound)
+    assert (gradient - slope).abs().max() < bound * max(1.0, slope.abs().max().item())
+
+
+@pytest.mark.parametrize("weight", [1e-60, 1e-150, 1e-300, 1e300])
+def test_weights_near_the_ends_of_float64(weight: float) -> None:
+    """Of one size they change nothing."""
+    log_hazard = torch.tensor([-590.0, 0, 0, -590, 0, 0], dtype=torch.float64)
+    expected = value_and_gradient(log_hazard, TIME, EVENT)
+    loss, gradient = value_and_gradient(log_hazard, TIME, EVENT, weights=torch.full_like(log_hazard, weight))
+    # The loss has the logarithm of the weights, each event's share of it the same.
+    assert loss.item() == pytest.approx(expected[0].item() + math.log(weight), rel=1e-12)
+    torch.testing.assert_close(gradient, expected[1], rtol=1e-11, atol=1e-13)
+
+
 # --- torch ----------------------------------------------------------------------------------------------------------
 
 
@@ -417,9 +457,37 @@ def test_compiles_as_one_graph(weights: Tensor | None) -> None:
 def test_compiled_function_refuses_invalid_times() -> None:
     """In the kernel: a graph cannot stop at a value."""
     compiled = torch.compile(cox_ph_loss, fullgraph=True, backend="aot_eager")
-    with pytest.raises(RuntimeError, match="invalid times or events"):
+    with pytest.raises(RuntimeError, match="invalid times, events or entries"):
         compiled(LOG_HAZARD, -TIME, EVENT)
     torch._dynamo.reset()
+
+
+def test_compiled_function_refuses_invalid_weights() -> None:
+    compiled = torch.compile(cox_ph_loss, fullgraph=True, backend="aot_eager")
+    with pytest.raises(RuntimeError, match="weights must be finite and at least 0"):
+        compiled(LOG_HAZARD, TIME, EVENT, weights=TIME - 4)
+
+
+def test_backward_again_and_changed_gradients() -> None:
+    """What backward hands out is the caller's, to change as he likes."""
+    log_hazard = LOG_HAZARD.clone().requires_grad_()
+    loss = cox_ph_loss(log_hazard, TIME, EVENT)
+    (expected,) = torch.autograd.grad(2 * loss, log_hazard, retain_graph=True)
+    for _ in range(3):
+        (gradient,) = torch.autograd.grad(loss, log_hazard, retain_graph=True)
+        torch.testing.assert_close(gradient, expected / 2, rtol=1e-13, atol=0)
+        gradient.numpy()[:] = 7
+    (gradient,) = torch.autograd.grad(3 * loss, log_hazard, retain_graph=True)
+    torch.testing.assert_close(gradient, 1.5 * expected, rtol=1e-13, atol=0)
+    both = torch.autograd.grad(loss, log_hazard, torch.tensor([1.0, 2.0]).double(), is_grads_batched=True)[0]
+    torch.testing.assert_close(both, torch.stack((expected / 2, expected)), rtol=1e-13, atol=0)
+
+
+def test_forward_mode_is_refused_without_gradients_too() -> None:
+    with torch.autograd.forward_ad.dual_level(), torch.no_grad():
+        dual = torch.autograd.forward_ad.make_dual(LOG_HAZARD, torch.ones_like(LOG_HAZARD))
+        with pytest.raises(NotImplementedError, match="jvp"):
+            cox_ph_loss(dual, TIME, EVENT)
 
 
 def test_autocast() -> None:
@@ -473,12 +541,30 @@ SETS = RiskSets.from_times(TIME, EVENT)
         (
             {"weights": torch.tensor([1.0, 2, -3, 1, -1, 1])},
             ValueError,
-            "weights must be at least 0, got -3.0 in row 2",
+            "weights must be at least 0 and finite in torch.float64, got -3.0 in row 2",
         ),
-        ({"weights": TIME.where(TIME > 2, math.nan)}, ValueError, "weights must be at least 0, got nan in row 4"),
+        (
+            {"weights": TIME.where(TIME > 2, math.nan)},
+            ValueError,
+            "weights must be at least 0 and finite in torch.float64, got nan in row 4",
+        ),
         ({"ties": "exact"}, ValueError, "ties must be 'efron' or 'breslow', got 'exact'"),
         ({"reduction": "none"}, ValueError, "reduction must be 'mean' or 'sum', got 'none'"),
         ({"time": -TIME}, ValueError, r"time must be finite and at least 0, got -5.0 in row 0"),
+        ({"log_hazard": LOG_HAZARD.numpy()}, TypeError, "log_hazard must be a tensor, got ndarray: torch.as_tensor"),
+        ({"time": TIME.tolist()}, TypeError, "time must be a tensor, got list"),
+        ({"event": pd.Series(EVENT)}, TypeError, "event must be a tensor, got Series"),
+        ({"strata": EVENT.numpy()}, TypeError, "strata must be a tensor, got ndarray"),
+        ({"weights": [1.0] * 6}, TypeError, "weights must be a tensor, got list"),
+        ({"time": None}, TypeError, "time is missing"),
+        ({"weights": TIME.clone().requires_grad_()}, ValueError, "weights must be real numbers without gradient"),
+        ({"weights": TIME.to(torch.complex64)}, ValueError, "weights must be real numbers"),
+        ({"weights": TIME.where(TIME != 8, math.inf)}, ValueError, "finite in torch.float64, got inf in row 3"),
+        (
+            {"log_hazard": LOG_HAZARD.float(), "weights": TIME.double() * 1e38},
+            ValueError,
+            "weights must be at least 0 and finite in torch.float32, got 5e[+]38 in row 0",
+        ),
     ],
 )
 def test_errors_say_what_was_expected_and_where(change: dict, error: type[Exception], message: str) -> None:

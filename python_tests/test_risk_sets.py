@@ -42,13 +42,12 @@ times = st.one_of(st.sampled_from(NEIGHBOURS), st.floats(0, 1e308))
 def test_reference(rows: list[tuple], dtype: torch.dtype, late: bool, stratified: bool) -> None:
     time, event, share, strata = (torch.tensor(column) for column in zip(*rows, strict=True))
     time = time.double().clamp(max=1e308 if dtype == torch.float64 else 30_000.0).to(dtype)
-    entry = torch.where(time > 0, time.double() * share.double(), -1.0) if late else None
+    entry = torch.where(time > 0, time.double() * share.double(), -1.0).to(dtype) if late else None
     if entry is not None:
-        entry = torch.where(entry < time, entry, -1.0)
+        entry = torch.where(entry < time, entry, torch.tensor(-1, dtype=dtype))
     strata = strata if stratified else None
     actual = RiskSets.from_times(time, event, entry, strata)
-    widened = time.double() if late else time  # entries are float64
-    expected = reference(widened, event, NONE if entry is None else entry, NONE if strata is None else strata)
+    expected = reference(time, event, NONE if entry is None else entry, NONE if strata is None else strata)
     assert_equal_plans(actual.plan, expected)
 
 
@@ -79,11 +78,29 @@ def test_types_of_the_event(dtype: torch.dtype) -> None:
     assert_equal_plans(RiskSets.from_times(TIME, EVENT.to(dtype)).plan, RiskSets.from_times(TIME, EVENT).plan)
 
 
-def test_entry_of_another_type_than_time() -> None:
-    """Compared in float64: 2**24 + 1 is no float32."""
+@pytest.mark.parametrize("entry_type", [torch.float32, torch.float64])
+def test_whole_times_and_entries_between_them(entry_type: torch.dtype) -> None:
+    """Compared exactly: 2**24 + 1 is no float32, and nanoseconds since 1970 are no float64."""
     time = torch.tensor([2**24 + 1, 2**24 + 2])
-    entry = torch.tensor([2.0**24, 0.0])
-    assert repr(RiskSets.from_times(time, torch.ones(2), entry)) == "RiskSets(2 rows, 2 risk sets, 2 events)"
+    assert "2 risk sets" in repr(RiskSets.from_times(time, torch.ones(2), torch.tensor([2.0**24, 0.0]).to(entry_type)))
+    time = 1_600_000_000_000_000_000 + 50 * torch.arange(6)
+    event = torch.ones(6)
+    entry = torch.tensor([-torch.inf, -0.5, 0.0, 0.5, 1.0, 1e15], dtype=entry_type)
+    sets = RiskSets.from_times(time, event, entry)
+    assert "6 risk sets" in repr(sets)
+    assert_equal_plans(sets.plan, RiskSets.from_times(time, event, entry.clamp(min=-1).floor().long()).plan)
+    # Half a time earlier is earlier, the time itself is not.
+    assert repr(RiskSets.from_times(torch.tensor([3, 4]), event[:2], torch.tensor([2.5, 3.5]).to(entry_type)))
+    with pytest.raises(ValueError, match="entry must be before time, got entry 3.* and time 3 in row 0"):
+        RiskSets.from_times(torch.tensor([3, 4]), event[:2], torch.tensor([3.0, 3.5]).to(entry_type))
+    with pytest.raises(ValueError, match="entry must not be NaN, got one in row 1"):
+        RiskSets.from_times(torch.tensor([3, 4]), event[:2], torch.tensor([1.0, torch.nan]).to(entry_type))
+
+
+def test_entries_of_another_floating_type_are_refused() -> None:
+    """0.1 as float64 lies before 0.1 as float32: a row would be at risk at its own entry."""
+    with pytest.raises(TypeError, match="entry is torch.float64, time torch.float32: expected one floating type"):
+        RiskSets.from_times(torch.tensor([0.1, 0.3]), torch.ones(2), torch.tensor([0.0, 0.1], dtype=torch.float64))
 
 
 def test_description() -> None:
@@ -138,7 +155,11 @@ def test_taken_by_mask_and_taken_again() -> None:
     ("change", "error", "message"),
     [
         ({"time": TIME.view(2, 3)}, ValueError, r"time must be \[n\], got shape \(2, 3\)"),
-        ({"time": TIME.to(torch.complex64)}, TypeError, "time must be floating or integer, got torch.complex64"),
+        (
+            {"time": TIME.to(torch.complex64)},
+            TypeError,
+            "time must be floating or a signed integer, got torch.complex64",
+        ),
         ({"time": EVENT.bool()}, TypeError, "got torch.bool; were time and event swapped?"),
         ({"event": EVENT[:5]}, ValueError, r"event must have one entry per row of time, \[6\], got shape \(5,\)"),
         ({"entry": TIME[:1]}, ValueError, "entry must have one entry per row of time"),

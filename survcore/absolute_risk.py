@@ -7,6 +7,7 @@ lists or torch tensors; curves are DataFrames with times as index and patients a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from survcore.arguments import to_numpy, vector
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
 BANDS = ("log", "log-log", "plain")
 
@@ -25,6 +27,7 @@ class _Curve:
     """Cumulative hazard of one stratum at log-hazard 0: before the first time nothing, after ``end`` unknown."""
 
     times: np.ndarray
+    log_step: np.ndarray
     log_cumulative_hazard: np.ndarray
     log_variance: np.ndarray
     end: float
@@ -61,7 +64,7 @@ class BaselineHazard:
     @property
     def event_times(self) -> np.ndarray:
         """Times at which a curve of any stratum falls, rising."""
-        return np.unique(np.concatenate([curve.times for curve in self._curves])) if self._curves else np.empty(0)
+        return np.unique(self._joined("times"))
 
     def to_frame(self) -> pd.DataFrame:
         """One row per event time and stratum: time, hazard (the step), cumulative_hazard, survival, with strata
@@ -71,17 +74,17 @@ class BaselineHazard:
         """
         import pandas as pd
 
-        parts = []
-        for number, curve in enumerate(self._curves):
-            cumulative = np.exp(curve.log_cumulative_hazard)
-            part = pd.DataFrame({"time": curve.times})
-            part["hazard"] = np.diff(cumulative, prepend=0.0)
-            part["cumulative_hazard"] = cumulative
-            part["survival"] = np.exp(-cumulative)
-            if self.strata is not None:
-                part.insert(0, "stratum", self.strata[number])
-            parts.append(part)
-        return pd.concat(parts, ignore_index=True)
+        with np.errstate(over="ignore"):
+            columns = {
+                "time": self._joined("times"),
+                "hazard": np.exp(self._joined("log_step")),
+                "cumulative_hazard": np.exp(self._joined("log_cumulative_hazard")),
+            }
+        columns["survival"] = np.exp(-columns["cumulative_hazard"])
+        if self.strata is not None:
+            steps = [len(curve.times) for curve in self._curves]
+            columns = {"stratum": np.repeat(self.strata, steps), **columns}
+        return pd.DataFrame(columns)
 
     def cumulative_hazard(self, log_hazard: Any, times: Any = None, *, strata: Any = None) -> pd.DataFrame:
         """H(t) = H0(t) e^log_hazard, [times, patients]; arguments as in :meth:`survival_function`."""
@@ -123,7 +126,7 @@ class BaselineHazard:
         Raises:
             ValueError: a level or band that does not exist, and as :meth:`survival_function`.
         """
-        if not 0 < level < 1:
+        if not isinstance(level, Real) or not 0 < level < 1 or (1 + level) / 2 == 1:
             raise ValueError(f"level must be between 0 and 1, got {level!r}")
         if band not in BANDS:
             raise ValueError(f"band must be one of {', '.join(map(repr, BANDS))}, got {band!r}")
@@ -131,18 +134,23 @@ class BaselineHazard:
         quantile = NormalDist().inv_cdf((1 + level) / 2)
         return curves.frame(curves.limit(band, quantile)), curves.frame(curves.limit(band, -quantile))
 
+    def _joined(self, name: str) -> np.ndarray:
+        """An attribute of all curves, one after the other."""
+        return np.concatenate([np.empty(0), *(getattr(curve, name) for curve in self._curves)])
+
     def _evaluated(self, log_hazard: Any, times: Any, strata: Any) -> _Curves:
-        index = getattr(log_hazard, "index", None) if hasattr(log_hazard, "iloc") else None
+        index = _common_index(log_hazard=log_hazard, strata=strata)
         log_hazard = _log_hazards(log_hazard)
         index = range(len(log_hazard)) if index is None else index
         _check_log_hazards(log_hazard, index)
         times = self.event_times if times is None else vector(np.atleast_1d(to_numpy(times)), "times")
         if not (times >= 0).all():
             raise ValueError(f"times must be at least 0, got {times[~(times >= 0)].tolist()}")
-        number = self._strata_of(strata, len(log_hazard), index)
-        found = [curve.at(times) for curve in self._curves]
-        hazards, variances = (np.stack(values, axis=1) for values in zip(*found, strict=True))
-        return _Curves(times, index, hazards[:, number] + log_hazard, variances[:, number] + 2 * log_hazard)
+        numbers, column = np.unique(self._strata_of(strata, len(log_hazard), index), return_inverse=True)
+        hazards, variances = np.empty((2, len(times), len(numbers)))
+        for place, number in enumerate(numbers):
+            hazards[:, place], variances[:, place] = self._curves[number].at(times)
+        return _Curves(times, index, hazards[:, column] + log_hazard, variances[:, column] + 2 * log_hazard)
 
     def _strata_of(self, strata: Any, rows: int, index: Any) -> np.ndarray:
         """Number of each patient's curve."""
@@ -155,8 +163,8 @@ class BaselineHazard:
         strata = np.atleast_1d(to_numpy(strata))
         if strata.shape != (rows,):
             raise ValueError(f"strata must have one entry per patient, [{rows}], got shape {strata.shape}")
-        number = np.minimum(np.searchsorted(self.strata, strata), len(self.strata) - 1)
-        wrong = self.strata[number] != strata
+        number = np.searchsorted(self.strata, strata)
+        wrong = self.strata.take(number, mode="clip") != strata if len(self.strata) else np.ones(rows, dtype=bool)
         if wrong.any():
             row = int(wrong.argmax())
             raise ValueError(
@@ -186,12 +194,14 @@ def baseline_hazard(
         time: [n], at least 0, in any unit; the curves are in that unit.
         event: [n], bool or 0 (censored) and 1 (event).
         entry: [n], left truncation.
-        strata: integers [n]; each stratum has its own baseline.
+        strata: labels [n], numbers or text; each stratum has its own baseline.
         weights: case weights [n], at least 0.
         ties: "efron" (R's ``survfit`` of a fit with Efron's ties) or "breslow" (lifelines, scikit-survival).
 
     Raises:
-        ValueError: as :func:`survcore.cox_ph_loss`, and for log-hazards that are NaN or +inf; row and argument named.
+        ValueError: as :func:`survcore.cox_ph_loss`, for log-hazards that are NaN or +inf, and for Series of which two
+            have different indexes; row and argument named.
+        TypeError: an argument holds no numbers.
 
     Source: Breslow, discussion of Cox, JRSS B 1972; Efron's increments as Therneau and Grambsch 2000, section 10.2.
     """
@@ -199,26 +209,27 @@ def baseline_hazard(
 
     from survcore.ops import cox_baseline_hazard
 
-    columns = {"time": time, "event": event, "entry": entry, "strata": strata, "weights": weights}
-    tensors = {
-        name: None if value is None else torch.from_numpy(np.ascontiguousarray(to_numpy(value)))
-        for name, value in columns.items()
-    }
+    columns = {"time": time, "event": event, "entry": entry, "weights": weights}
+    _common_index(log_hazard=log_hazard, strata=strata, **columns)
+    tensors = {name: None if value is None else _tensor(name, value) for name, value in columns.items()}
     log_hazard = _log_hazards(log_hazard)
     _check_log_hazards(log_hazard, range(len(log_hazard)))
+    names, number = np.zeros(1), np.zeros(len(tensors["time"]), dtype=np.int64)
+    if strata is not None:
+        names, number = np.unique(to_numpy(strata), return_inverse=True)
+        tensors["strata"] = torch.from_numpy(number)
     steps = cox_baseline_hazard(torch.from_numpy(log_hazard), **tensors, ties=ties)
 
     time = tensors["time"].double().numpy()
-    labels = None if strata is None else tensors["strata"].numpy()
-    row, log_cumulative, log_variance = (value.numpy() for value in steps)
-    names = None if labels is None else np.unique(labels)
+    row, *logarithms = (value.numpy() for value in steps)
+    ends = np.zeros(len(names))
+    np.maximum.at(ends, number, time)
+    begins = np.searchsorted(number[row], np.arange(len(names) + 1))  # of the steps, which come by stratum
     curves = []
-    for name in [None] if names is None else names:
-        own = slice(None) if name is None else labels[row] == name
-        followed = time if name is None else time[labels == name]
-        end = float(followed.max(initial=0.0))
-        curves.append(_Curve(time[row[own]], log_cumulative[own], log_variance[own], end))
-    return BaselineHazard(curves, names)
+    for name, end in enumerate(ends):
+        own = slice(begins[name], begins[name + 1])
+        curves.append(_Curve(time[row[own]], *(values[own] for values in logarithms), float(end)))
+    return BaselineHazard(curves, None if strata is None else names)
 
 
 @dataclass(frozen=True)
@@ -245,7 +256,7 @@ class _Curves:
         with np.errstate(over="ignore", invalid="ignore"):
             error = np.exp(self.log_variance / 2)
             if band == "plain":
-                limit = np.clip(self.survival * (1 - quantile * error), 0.0, 1.0)
+                limit = np.clip(np.where(self.survival == 0, 0.0, self.survival * (1 - quantile * error)), 0.0, 1.0)
             elif band == "log":
                 limit = np.exp(-np.maximum(hazard + quantile * error, 0.0))
             else:  # the error of log H is that of H divided by H
@@ -260,6 +271,33 @@ class _Curves:
         import pandas as pd
 
         return pd.DataFrame(values, index=pd.Index(self.times, name="time"), columns=self.patients)
+
+
+def _tensor(name: str, values: Any) -> Tensor:
+    """A tensor of numbers, of their own type where it has one."""
+    import torch
+
+    values = to_numpy(values)
+    if values.dtype == object:  # of a column with missing entries, for example
+        try:
+            values = values.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{name} must hold numbers: {error}") from None
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must hold numbers, got {values.dtype}")
+    return torch.from_numpy(np.require(values, requirements=["C", "W"]))
+
+
+def _common_index(**arguments: Any) -> Any:
+    """The index of those that are Series, None if none is; ValueError if they name different patients."""
+    named = {name: value.index for name, value in arguments.items() if hasattr(value, "iloc")}
+    if not named:
+        return None
+    (first, index), *others = named.items()
+    for name, other in others:
+        if not index.equals(other):
+            raise ValueError(f"{name} and {first} have different indexes: bring them into one order of patients first")
+    return index
 
 
 def _log_hazards(values: Any) -> np.ndarray:

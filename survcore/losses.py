@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from survcore.ops import RiskSets, cox_ph_loss, discrete_hazard_nll
+from survcore.ops._cox_arguments import check_options
 
 
 class CoxPHLoss(nn.Module):
@@ -12,6 +13,7 @@ class CoxPHLoss(nn.Module):
 
     def __init__(self, *, ties: str = "efron", reduction: str = "mean") -> None:
         super().__init__()
+        check_options(ties, reduction)
         self.options = {"ties": ties, "reduction": reduction}
 
     def forward(

@@ -32,7 +32,7 @@ struct CoxArguments {
                     "risk_sets are of fewer rows than log_hazard");
     const int32_t* header = sections().header();
     STD_TORCH_CHECK(header[cox_rows] == rows, "risk_sets are of ", header[cox_rows], " rows, log_hazard has ", rows);
-    STD_TORCH_CHECK(header[cox_error] == 0, "risk_sets were built from invalid times or events");
+    STD_TORCH_CHECK(header[cox_error] == 0, "risk_sets were built from invalid times, events or entries");
     STD_TORCH_CHECK(plan.numel() >= CoxSections<int32_t>::size(rows, header[cox_flags] & cox_truncated),
                     "risk_sets are cut short");
   }

@@ -65,7 +65,7 @@ class CellBlocks {
   }
 
  private:
-  static constexpr int finest_bits = 6;
+  static constexpr int finest_bits = 4;
   static constexpr int step_bits = 6;
   static constexpr int64_t most_at_top = 256;
 

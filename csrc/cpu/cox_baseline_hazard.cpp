@@ -28,20 +28,27 @@ struct LogSum {
 };
 
 template <class Real>
-std::tuple<Tensor, Tensor> baseline_hazard(const CoxArguments& arguments) {
+std::tuple<Tensor, Tensor, Tensor> baseline_hazard(const CoxArguments& arguments) {
   const CoxProblem<Real> problem = arguments.problem<Real>();
   constexpr Real infinity = std::numeric_limits<Real>::infinity();
+  STD_TORCH_CHECK(
+      problem.weights == nullptr || std::all_of(problem.weights, problem.weights + problem.rows,
+                                                [=](Real weight) { return weight >= 0 && weight < infinity; }),
+      "weights must be finite and at least 0");
+  Tensor log_step = empty_on(arguments.log_hazard, {problem.rows}, arguments.type);
   Tensor log_hazard = empty_on(arguments.log_hazard, {problem.rows}, arguments.type);
   Tensor log_variance = empty_on(arguments.log_hazard, {problem.rows}, arguments.type);
+  Real* steps = static_cast<Real*>(log_step.mutable_data_ptr());
   Real* hazards = static_cast<Real*>(log_hazard.mutable_data_ptr());
   Real* variances = static_cast<Real*>(log_variance.mutable_data_ptr());
   const bool known = std::all_of(problem.log_hazard, problem.log_hazard + problem.rows, [=](Real value) {
     return value < infinity;  // infinite relative hazards cannot be compared, nor NaN
   });
   const Real unused = known ? -infinity : std::numeric_limits<Real>::quiet_NaN();
+  std::fill_n(steps, problem.rows, unused);
   std::fill_n(hazards, problem.rows, unused);
   std::fill_n(variances, problem.rows, unused);
-  if (!known) return {log_hazard, log_variance};
+  if (!known) return {log_step, log_hazard, log_variance};
 
   const std::vector<PairSum> at_risk = sums_at_risk<PairSum>(problem, 0);
   LogSum hazard;
@@ -52,17 +59,18 @@ std::tuple<Tensor, Tensor> baseline_hazard(const CoxArguments& arguments) {
     if (tied.weight > 0) {
       const BaselineTerms terms =
           baseline_terms(problem.plan.events()[group], tied.weight, problem.efron, at_risk[group], tied.sum);
+      steps[group] = static_cast<Real>(terms.log_hazard);
       hazard.add(terms.log_hazard);
       variance.add(terms.log_variance);
     }
     hazards[group] = static_cast<Real>(hazard.log());
     variances[group] = static_cast<Real>(variance.log());
   }
-  return {log_hazard, log_variance};
+  return {log_step, log_hazard, log_variance};
 }
 
-std::tuple<Tensor, Tensor> cox_baseline_hazard(const Tensor& log_hazard, const Tensor& risk_sets, const Tensor& weights,
-                                               std::string ties) {
+std::tuple<Tensor, Tensor, Tensor> cox_baseline_hazard(const Tensor& log_hazard, const Tensor& risk_sets,
+                                                       const Tensor& weights, std::string ties) {
   const CoxArguments arguments(log_hazard, risk_sets, weights, ties);
   return arguments.type == ScalarType::Double ? baseline_hazard<double>(arguments) : baseline_hazard<float>(arguments);
 }

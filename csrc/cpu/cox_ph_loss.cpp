@@ -70,14 +70,57 @@ SURVCORE_RANGE_KERNEL(double, 32)
 SURVCORE_RANGE_KERNEL(double, 16)
 #undef SURVCORE_RANGE_KERNEL
 
-// Whether products and quotients of the weights stay far from where float ends, for relative hazards that lie within
-// e^16 of each other.
+// Of weights: whether all are finite and at least 0, the smallest that is not 0, and the largest.
 template <class Real>
-bool float_holds_weights(const CoxProblem<Real>& problem) {
-  if (problem.weights == nullptr) return true;
-  Range<Real> range;
-  with_vector_width([&](auto width) { range_of(width, problem.weights, problem.rows, range); });
-  return range.smallest >= Real(1e-6) && range.largest <= Real(1e6);
+struct Weights {
+  Real smallest;
+  Real largest;
+  bool valid;
+};
+
+// Floating numbers of at least 0 order as their bits do; one less puts 0 behind all others.
+template <class Real>
+SURVCORE_INLINE void find_weights(const Real* values, int64_t rows, Weights<Real>& weights) {
+  using Bits = std::conditional_t<sizeof(Real) == sizeof(float), uint32_t, uint64_t>;
+  constexpr Bits largest_finite = std::bit_cast<Bits>(std::numeric_limits<Real>::max());
+  Bits smallest = std::numeric_limits<Bits>::max();
+  Bits largest = 0;
+#pragma omp simd reduction(min : smallest) reduction(max : largest)
+  for (int64_t row = 0; row < rows; ++row) {
+    const Bits bits = std::bit_cast<Bits>(values[row] + Real(0));  // -0 becomes 0; what is negative is beyond infinity
+    smallest = bits - 1 < smallest ? bits - 1 : smallest;
+    largest = bits > largest ? bits : largest;
+  }
+  weights = {std::bit_cast<Real>(static_cast<Bits>(smallest + 1)), std::bit_cast<Real>(largest),
+             largest <= largest_finite};
+}
+
+#define SURVCORE_WEIGHTS_KERNEL(Real, bytes)                                                    \
+  SURVCORE_TARGET_##bytes void weights_of(VectorWidth<bytes>, const Real* values, int64_t rows, \
+                                          Weights<Real>& weights) {                             \
+    find_weights(values, rows, weights);                                                        \
+  }
+SURVCORE_WEIGHTS_KERNEL(float, 64)
+SURVCORE_WEIGHTS_KERNEL(float, 32)
+SURVCORE_WEIGHTS_KERNEL(float, 16)
+SURVCORE_WEIGHTS_KERNEL(double, 64)
+SURVCORE_WEIGHTS_KERNEL(double, 32)
+SURVCORE_WEIGHTS_KERNEL(double, 16)
+#undef SURVCORE_WEIGHTS_KERNEL
+
+// The sums that hold relative hazards, their products with the weights, and quotients of both.
+enum class Sums { in_float, in_double, as_pairs };
+
+template <class Real>
+Sums sums_for(const Range<Real>& log_hazards, const Weights<Real>& weights) {
+  const double span = static_cast<double>(log_hazards.largest) - static_cast<double>(log_hazards.smallest);
+  if (!log_hazards.finite || !(span < 600)) return Sums::as_pairs;
+  if (sizeof(Real) == sizeof(float) && span < 16 && weights.smallest >= Real(1e-6) && weights.largest <= Real(1e6)) {
+    return Sums::in_float;
+  }
+  const double small = std::log(static_cast<double>(weights.smallest));
+  const double large = std::log(static_cast<double>(weights.largest));
+  return small > -40 && large < 40 ? Sums::in_double : Sums::as_pairs;
 }
 
 template <class Real>
@@ -92,8 +135,13 @@ std::tuple<Tensor, Tensor> forward(const CoxArguments& arguments, bool mean, boo
   if (rows > 0) {
     Range<Real> range;
     with_vector_width([&](auto width) { range_of(width, problem.log_hazard, rows, range); });
-    const double span = static_cast<double>(range.largest) - static_cast<double>(range.smallest);
-    if (!range.finite || !(span < 600)) {
+    Weights<Real> weights{1, 1, true};
+    if (problem.weights) {
+      with_vector_width([&](auto width) { weights_of(width, problem.weights, rows, weights); });
+      STD_TORCH_CHECK(weights.valid, "weights must be finite and at least 0");
+    }
+    const Sums sums = sums_for(range, weights);
+    if (sums == Sums::as_pairs) {
       value = serial_loss<PairSum>(problem, 0, mean, gradients);
       // Infinite relative hazards cannot be compared.
       constexpr Real infinity = std::numeric_limits<Real>::infinity();
@@ -103,7 +151,7 @@ std::tuple<Tensor, Tensor> forward(const CoxArguments& arguments, bool mean, boo
       }
     } else if (problem.has(cox_truncated)) {
       value = late_entry_loss(problem, range.largest, mean, gradients);
-    } else if (sizeof(Real) == sizeof(float) && span < 16 && float_holds_weights(problem)) {
+    } else if (sums == Sums::in_float) {
       value = chunked_loss<Real>(problem, range.largest, mean, gradients);
     } else {
       value = chunked_loss<double>(problem, range.largest, mean, gradients);

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from survcore.ops.cox_risk_sets import RiskSets
+from survcore.ops.cox_risk_sets import RiskSets, check_tensors
+
+
+def check_options(ties: str, reduction: str = "mean") -> None:
+    """ValueError for an option that does not exist."""
+    if ties not in ("efron", "breslow"):
+        raise ValueError(f"ties must be 'efron' or 'breslow', got {ties!r}")
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
 
 
 def cox_arguments(
@@ -15,9 +23,9 @@ def cox_arguments(
     entry: Tensor | None,
     strata: Tensor | None,
     weights: Tensor | None,
-    ties: str,
 ) -> tuple[Tensor, RiskSets, Tensor]:
     """Log-hazards [n], risk sets and weights ([n], or empty for none), as :func:`survcore.cox_ph_loss` takes them."""
+    check_tensors(log_hazard=log_hazard, weights=weights)
     if log_hazard.dim() == 2 and log_hazard.shape[1] == 1:
         log_hazard = log_hazard.squeeze(1)
     if log_hazard.dim() != 1:
@@ -36,6 +44,9 @@ def cox_arguments(
                 "those of a mini-batch are risk_sets.take(index)"
             )
     else:
+        if time is None:
+            raise TypeError("time is missing")
+        check_tensors(time=time)
         if event is None:
             raise TypeError(
                 "event is missing: cox_ph_loss(log_hazard, time, event) or cox_ph_loss(log_hazard, risk_sets)"
@@ -50,10 +61,15 @@ def cox_arguments(
         weights = log_hazard.new_empty(0)
     elif weights.dim() != 1 or weights.shape[0] != rows:
         raise ValueError(f"weights must have one entry per row of log_hazard, [{rows}], got {tuple(weights.shape)}")
-    # Elsewhere the look at the values would wait for the device.
-    elif weights.is_cpu and not torch.compiler.is_compiling() and not bool((weights >= 0).all()):
-        row = int((~(weights >= 0)).nonzero()[0])
-        raise ValueError(f"weights must be at least 0, got {weights[row].item()} in row {row}")
-    if ties not in ("efron", "breslow"):
-        raise ValueError(f"ties must be 'efron' or 'breslow', got {ties!r}")
+    elif weights.requires_grad or weights.is_complex():
+        raise ValueError("weights must be real numbers without gradient: the loss has none for them, detach them")
     return log_hazard, risk_sets, weights
+
+
+def raise_invalid_weights(weights: Tensor, log_hazard: Tensor) -> None:
+    """ValueError that names the first weight the kernels refuse, in the type that they compute in."""
+    dtype = torch.promote_types(log_hazard.dtype, torch.float32)
+    wrong = ~((weights.to(dtype) >= 0) & weights.to(dtype).isfinite())
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(f"weights must be at least 0 and finite in {dtype}, got {weights[row].item()} in row {row}")

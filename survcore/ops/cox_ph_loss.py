@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from survcore import _library
-from survcore.ops._autograd import differentiable
-from survcore.ops._cox_arguments import cox_arguments
+from survcore.ops._autograd import Gradient, differentiable
+from survcore.ops._cox_arguments import check_options, cox_arguments, raise_invalid_weights
 from survcore.ops.cox_risk_sets import RiskSets
 from survcore.reference import cox_ph_loss as _reference
 
@@ -41,8 +41,8 @@ def cox_ph_loss(
         event: [n], bool or 0 (censored) and 1 (event).
         entry: [n], left truncation: a row is at risk at times t with entry < t <= time.
         strata: integers [n].
-        weights: case weights [n], at least 0 (looked at on the CPU only), in R's convention: S and E sum w e^h, and
-            each of the d terms of a time has the mean weight of its events.
+        weights: case weights [n], finite and at least 0 (looked at on the CPU only), without gradient, in R's
+            convention: S and E sum w e^h, and each of the d terms of a time has the mean weight of its events.
         ties: "efron" (as R) or "breslow".
         reduction: "mean" over events (their summed weight), or "sum", which is minus R's log-likelihood.
 
@@ -51,15 +51,21 @@ def cox_ph_loss(
         It has a first derivative with respect to the log-hazards; a second one is an error.
 
     Raises:
-        ValueError: shapes, devices or options are wrong, risk sets of another number of rows; and what
+        ValueError: shapes, devices, weights or options are wrong, risk sets of another number of rows; and what
             :meth:`RiskSets.from_times` raises.
-        TypeError: log-hazards are not floating, times are missing or given twice.
+        TypeError: something is no tensor, log-hazards are not floating, times are missing or given twice.
     """
-    log_hazard, risk_sets, weights = cox_arguments(log_hazard, time, event, entry, strata, weights, ties)
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
+    check_options(ties, reduction)
+    log_hazard, risk_sets, weights = cox_arguments(log_hazard, time, event, entry, strata, weights)
     with_gradient = log_hazard.requires_grad and torch.is_grad_enabled()
-    return _apply(log_hazard, risk_sets.plan, weights, ties, reduction, with_gradient)[0]
+    arguments = (log_hazard, risk_sets.plan, weights, ties, reduction, with_gradient)
+    if torch.compiler.is_compiling():
+        return _apply(*arguments)[0]
+    try:
+        return _apply(*arguments)[0]
+    except RuntimeError:
+        raise_invalid_weights(weights, log_hazard)
+        raise
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -75,12 +81,38 @@ def _backward(ctx: Any, grad_loss: Tensor | None, _grad_gradient: Tensor | None)
     return gradient, None, None, None, None, None
 
 
-def _eager_backward(ctx: Any, grad_loss: Tensor | None, grad_gradient: Tensor | None) -> tuple[Any, ...]:
-    # A loss that nothing was done to: its gradient is what the forward pass has found. On other devices to look at
-    # the factor would wait for them.
-    if grad_loss is not None and grad_loss.is_cpu and grad_loss.item() == 1:
-        return *ctx.saved_tensors, None, None, None, None, None
-    return _backward(ctx, grad_loss, grad_gradient)
+def _eager_setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:3])
+    ctx.options = inputs[3:5]
+    ctx.gradient = output[1]
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _eager_backward(ctx: Any, grad_loss: Tensor | None, _grad_gradient: Tensor | None) -> tuple[Any, ...]:
+    if grad_loss is None:
+        return (None,) * 6
+    gradient = ctx.gradient
+    if gradient is None:
+        with torch._C._AutoDispatchBelowAutograd():
+            _, gradient = torch.ops.survcore.cox_ph_loss.default(*ctx.saved_tensors, *ctx.options, True)
+    if _is_one(grad_loss):
+        # A loss that nothing was done to: its gradient is what forward has found, which is given away, whatever
+        # becomes of it, and found again by a second backward.
+        ctx.gradient = None
+    else:
+        gradient = torch.ops.survcore.cox_ph_loss_backward.default(grad_loss, gradient)
+    return gradient, None, None, None, None, None
+
+
+def _is_one(value: Tensor) -> bool:
+    """Whether a scalar is known to be 1: on other devices to look at it would wait, and vmap's are many values."""
+    if not value.is_cpu:
+        return False
+    try:
+        return value.item() == 1
+    except RuntimeError:
+        return False
 
 
 @torch.library.register_fake("survcore::cox_ph_loss")
@@ -97,6 +129,11 @@ def _fake_backward(grad_loss: Tensor, gradient: Tensor) -> Tensor:
     return torch.empty_like(gradient, memory_format=torch.contiguous_format)
 
 
-_apply = differentiable("cox_ph_loss", setup_context=_setup_context, backward=_backward, eager_backward=_eager_backward)
+_apply = differentiable(
+    "cox_ph_loss",
+    setup_context=_setup_context,
+    backward=_backward,
+    eager=Gradient(_eager_setup_context, _eager_backward),
+)
 _library.serve_cuda_by_reference("cox_ph_loss", _reference.cox_ph_loss)
 _library.serve_cuda_by_reference("cox_ph_loss_backward", _reference.cox_ph_loss_backward)

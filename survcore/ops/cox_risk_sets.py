@@ -54,7 +54,7 @@ class RiskSets:
                 0 and 1, an entry that is NaN or not before the time. The message names argument and row.
             TypeError: strata are not integers, or a time is complex or bool.
         """
-        _check(time, event, entry, strata)
+        entry = _checked(time, event, entry, strata)
         none = time.new_empty(0)
         plan = torch.ops.survcore.cox_risk_sets(
             time, event, none if entry is None else entry, none if strata is None else strata
@@ -80,6 +80,7 @@ class RiskSets:
         Raises:
             ValueError: an index of another type or out of range.
         """
+        check_tensors(index=index)
         if index.dtype == torch.bool:
             if index.shape != (self._rows,):
                 raise ValueError(f"index must have one entry per row, [{self._rows}], got shape {tuple(index.shape)}")
@@ -128,12 +129,23 @@ class RiskSets:
         return self._codes
 
 
-def _check(time: Tensor, event: Tensor, entry: Tensor | None, strata: Tensor | None) -> None:
+def check_tensors(**arguments: Tensor | None) -> None:
+    """TypeError that names the first argument that is given and no tensor."""
+    for name, value in arguments.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}: torch.as_tensor makes one")
+
+
+def _checked(time: Tensor, event: Tensor, entry: Tensor | None, strata: Tensor | None) -> Tensor | None:
+    """The entries, comparable with the times."""
+    if time is None or event is None:
+        raise TypeError("time and event are required")
+    check_tensors(time=time, event=event, entry=entry, strata=strata)
     if time.dim() != 1:
         raise ValueError(f"time must be [n], got shape {tuple(time.shape)}")
-    if time.is_complex() or time.dtype == torch.bool:
+    if time.is_complex() or time.dtype in (torch.bool, torch.uint64):
         hint = "; were time and event swapped?" if time.dtype == torch.bool else ""
-        raise TypeError(f"time must be floating or integer, got {time.dtype}{hint}")
+        raise TypeError(f"time must be floating or a signed integer, got {time.dtype}{hint}")
     rows, device = time.shape[0], time.device
     for name, value in (("event", event), ("entry", entry), ("strata", strata)):
         if value is None:
@@ -146,6 +158,17 @@ def _check(time: Tensor, event: Tensor, entry: Tensor | None, strata: Tensor | N
             raise TypeError(f"{name} must not be complex")
     if strata is not None and (strata.is_floating_point() or strata.dtype == torch.bool):
         raise TypeError(f"strata must be integers, got {strata.dtype}")
+    if entry is None or entry.dtype == time.dtype:
+        return entry
+    if entry.is_floating_point() and time.is_floating_point():
+        # 0.1 in one type lies before 0.1 in another: rows would be at risk at their own entry.
+        raise TypeError(f"entry is {entry.dtype}, time {time.dtype}: expected one floating type")
+    if entry.is_floating_point():
+        # A whole time comes after an entry if it comes after the entry's whole part; NaN and what no integer holds
+        # stay, to be named or, before all times, to mean from the beginning.
+        whole = entry.floor().clamp(min=-1)
+        return entry if whole.isnan().any() or (whole >= 2.0**62).any() else whole.long()
+    return entry
 
 
 def _raise_errors(plan: Tensor, time: Tensor, event: Tensor, entry: Tensor | None) -> None:
