@@ -6,8 +6,10 @@ from survcore.benchmarks import (
     concordance_index,
     cox_baseline_hazard,
     cox_ph_loss,
+    cumulative_dynamic_auc,
     ddim_sample,
     discrete_hazard_nll,
+    integrated_brier_score,
     kaplan_meier,
     low_rank_decompose,
     trans_mil,
@@ -15,5 +17,5 @@ from survcore.benchmarks import (
 
 OPS = (cox_baseline_hazard, cox_ph_loss, ddim_sample, discrete_hazard_nll, low_rank_decompose)
 BLOCKS = (trans_mil,)
-METRICS = (concordance_index, kaplan_meier)
+METRICS = (concordance_index, integrated_brier_score, cumulative_dynamic_auc, kaplan_meier)
 CASES = {module.CASE.name: module.CASE for module in (*OPS, *BLOCKS, *METRICS)}

@@ -23,7 +23,10 @@ std::size_t common_length(const First& first, const Others&... others) {
   return static_cast<std::size_t>(first.size());
 }
 
+void bind_auc(py::module_& module);
+void bind_brier(py::module_& module);
 void bind_concordance(py::module_& module);
 void bind_kaplan_meier(py::module_& module);
+void bind_search(py::module_& module);
 
 }  // namespace survcore::metrics

@@ -1,81 +1,213 @@
 #include "concordance.h"
 
-#include <vector>
+#include <algorithm>
+#include <limits>
+#include <type_traits>
 
-#include "order.h"
 #include "rank_set.h"
+#include "weight_set.h"
 
 namespace survcore::metrics {
 
 namespace {
 
-// A row as the counting loop meets it, in one word, so that the loop reads forward: rank, event, and whether the next
-// row has the same time.
-constexpr std::uint64_t event_bit = 2;
-constexpr std::uint64_t continued_bit = 1;
+// An event, and what shared its rank among the rows that it was compared with.
+template <typename Amount>
+struct Compared {
+  std::uint32_t row;
+  Amount same;
+};
 
-// Writes the rows by decreasing time over risk_order.
-void line_up(const double* time, const bool* event, const double* risk, const std::uint64_t* time_order,
-             std::uint64_t* risk_order, std::size_t count) {
-  std::vector<std::uint32_t> ranks(count);
-  for (std::size_t i = 0, first = 0; i < count; ++i) {
-    if (!same_value(risk, risk_order[i], risk_order[first])) first = i;
-    ranks[row_of(risk_order[i])] = static_cast<std::uint32_t>(first);
+// Rows of weight 1.
+class Survivors : public RankSet {
+ public:
+  using Amount = std::int64_t;
+  using RankSet::RankSet;
+  void insert(const LineUp& rows, std::uint32_t row) { RankSet::insert(rows.rank(row)); }
+  void remove(const LineUp& rows, std::uint32_t row) { RankSet::remove(rows.rank(row)); }
+
+  // Inserts the events of one time; tie(event, other, same): the weight of those before it of another rank, and of its
+  // own.
+  template <typename Tie>
+  void insert_events(const LineUp& rows, std::vector<Compared<Amount>>& events, Tie tie) {
+    Amount before = 0;
+    for (const auto& event : events) {
+      const Amount same = RankSet::same(rows.rank(event.row)) - event.same;
+      tie(event.row, before++ - same, same);
+      insert(rows, event.row);
+    }
   }
-  std::uint64_t* rows = risk_order;
-  for (std::size_t i = count; i-- > 0;) {
-    const std::uint32_t row = row_of(time_order[i]);
-    const bool continued = i > 0 && same_value(time, time_order[i], time_order[i - 1]);
-    *rows++ = std::uint64_t{ranks[row]} << 2 | (event[row] ? event_bit : 0) | (continued ? continued_bit : 0);
+};
+
+// Rows with their weights.
+class WeightedSurvivors : public WeightSet {
+ public:
+  using Amount = double;
+  using WeightSet::WeightSet;
+  void insert(const LineUp& rows, std::uint32_t row) { WeightSet::insert(rows.rank(row), rows.weight(row)); }
+  void remove(const LineUp& rows, std::uint32_t row) { WeightSet::remove(rows.rank(row), rows.weight(row)); }
+
+  // As above, in the order of rank: a difference of sums would leave rounding where no two ranks differ.
+  template <typename Tie>
+  void insert_events(const LineUp& rows, std::vector<Compared<Amount>>& events, Tie tie) {
+    const auto rank = [&rows](const Compared<Amount>& event) { return rows.rank(event.row); };
+    std::sort(events.begin(), events.end(), [&](const auto& a, const auto& b) { return rank(a) < rank(b); });
+    Amount other = 0, same = 0;
+    for (std::size_t i = 0; i < events.size(); ++i) {
+      if (i > 0 && rank(events[i]) != rank(events[i - 1])) {
+        other += same;
+        same = 0;
+      }
+      tie(events[i].row, other, same);
+      same += rows.weight(events[i].row);
+      insert(rows, events[i].row);
+    }
   }
+};
+
+// Events with their weights and what these count in pairs.
+class WeightedEvents : public WeightSet {
+ public:
+  using WeightSet::WeightSet;
+  void insert(const LineUp& rows, std::uint32_t row) {
+    WeightSet::insert(rows.rank(row), rows.weight(row) * rows.event_weight(row));
+  }
+};
+
+// Calls compare(event, around) with what the rows hold that outlived the event and were under observation at its time,
+// and tie(event, other, same) as Set does.
+//
+// When an event is compared, the set holds those of a later time that had entered, and those censored at its own time.
+// Events of one time enter together, after all of them were compared.
+template <typename Set, typename Compare, typename Tie>
+void for_each_event(const LineUp& rows, const LineUp::Stratum& stratum, Compare compare, Tie tie) {
+  Set outlived(stratum.last - stratum.first);
+  auto entrance = stratum.entrances.begin();
+  std::vector<Compared<typename Set::Amount>> events;  // of the current time
+  for (std::uint32_t row = stratum.first; row < stratum.last;) {
+    for (; entrance != stratum.entrances.end() && entrance->place <= row; ++entrance) {
+      outlived.remove(rows, entrance->row);
+    }
+    events.clear();
+    bool continued;
+    do {
+      if (rows.event(row)) {
+        events.push_back({row, 0});
+      } else {
+        outlived.insert(rows, row);
+      }
+      continued = rows.continued(row++);
+    } while (continued);
+
+    for (auto& event : events) {
+      const auto around = outlived.around(rows.rank(event.row));
+      event.same = around.same;
+      compare(event.row, around);
+    }
+    outlived.insert_events(rows, events, tie);
+  }
+}
+
+// Calls compare(row, around) with what the events hold that the row outlived, and entered(row, around) with those of
+// them that were over before it came under observation.
+template <typename Set, typename Compare, typename Entered>
+void for_each_survivor(const LineUp& rows, const LineUp::Stratum& stratum, Compare compare, Entered entered) {
+  Set events(stratum.last - stratum.first);
+  auto entrance = stratum.entrances.rbegin();
+  for (std::uint32_t last = stratum.last, first; last > stratum.first; last = first) {
+    for (; entrance != stratum.entrances.rend() && entrance->place >= last; ++entrance) {
+      entered(entrance->row, events.around(rows.rank(entrance->row)));
+    }
+    for (first = last - 1; first > stratum.first && rows.continued(first - 1); --first) {
+    }
+    for (std::uint32_t row = first; row < last; ++row) {
+      if (rows.event(row)) compare(row, events.around(rows.rank(row)));
+    }
+    for (std::uint32_t row = first; row < last; ++row) {
+      if (rows.event(row)) events.insert(rows, row);
+    }
+    for (std::uint32_t row = first; row < last; ++row) {
+      if (!rows.event(row)) compare(row, events.around(rows.rank(row)));
+    }
+  }
+}
+
+template <typename Set, typename Number>
+ConcordanceCounts<Number> counts_of(const LineUp& rows) {
+  const auto weight = [&rows](std::uint32_t event) -> Number {
+    if constexpr (std::is_integral_v<Number>) return 1;
+    return static_cast<Number>(rows.weight(event) * rows.event_weight(event));
+  };
+  ConcordanceCounts<Number> counts;
+  const auto compare = [&](std::uint32_t event, const auto& outlived) {
+    counts.concordant += weight(event) * outlived.smaller;
+    counts.discordant += weight(event) * outlived.larger;
+    counts.tied_risk += weight(event) * outlived.same;
+  };
+  const auto tie = [&](std::uint32_t event, auto other, auto same) {
+    counts.tied_time += weight(event) * other;
+    counts.tied_both += weight(event) * same;
+  };
+  for (std::size_t stratum = 0; stratum < rows.strata(); ++stratum) {
+    for_each_event<Set>(rows, rows.stratum(stratum), compare, tie);
+  }
+  return counts;
+}
+
+// Of all pairs with a row, the weight of the concordant less that of the discordant, and that of all comparable; the
+// row's own weight left out.
+struct Role {
+  double net = 0.0;
+  double comparable = 0.0;
+};
+
+template <typename Rows, typename Events>
+double variance_of(const LineUp& rows) {
+  std::vector<Role> roles(rows.size());
+  Role total;
+  const auto outlived = [&](std::uint32_t event, const auto& others) {
+    const double own = rows.event_weight(event);
+    Role& role = roles[event];
+    role.net = own * static_cast<double>(others.smaller - others.larger);
+    role.comparable = own * static_cast<double>(others.smaller + others.same + others.larger);
+    total.net += rows.weight(event) * role.net;
+    total.comparable += rows.weight(event) * role.comparable;
+  };
+  const auto survived = [&](std::uint32_t row, const auto& events) {
+    roles[row].net += static_cast<double>(events.larger - events.smaller);
+    roles[row].comparable += static_cast<double>(events.smaller + events.same + events.larger);
+  };
+  const auto missed = [&](std::uint32_t row, const auto& events) {
+    roles[row].net -= static_cast<double>(events.larger - events.smaller);
+    roles[row].comparable -= static_cast<double>(events.smaller + events.same + events.larger);
+  };
+  for (std::size_t stratum = 0; stratum < rows.strata(); ++stratum) {
+    for_each_event<Rows>(rows, rows.stratum(stratum), outlived, [](auto...) {});
+    for_each_survivor<Events>(rows, rows.stratum(stratum), survived, missed);
+  }
+  if (total.comparable == 0) return std::numeric_limits<double>::quiet_NaN();
+
+  const double difference = total.net / total.comparable;  // Somers' d, twice the index less 1
+  double variance = 0.0;
+  for (std::size_t row = 0; row < rows.size(); ++row) {
+    const double influence = rows.weight(row) * (roles[row].net - difference * roles[row].comparable);
+    variance += influence * influence;
+  }
+  return variance / (4 * total.comparable * total.comparable);
 }
 
 }  // namespace
 
-// When an event is compared, the set holds exactly the rows that outlived it: those of a later time and those censored
-// at its own time. Events of one time enter together, after all of them were compared.
-ConcordanceCounts concordance_counts(const double* time, const bool* event, const double* risk,
-                                     const std::uint64_t* time_order, std::uint64_t* risk_order, std::size_t count) {
-  line_up(time, event, risk, time_order, risk_order, count);
-  const std::uint64_t* rows = risk_order;
+ConcordanceCounts<std::int64_t> count_pairs(const LineUp& rows) { return counts_of<Survivors, std::int64_t>(rows); }
 
-  ConcordanceCounts counts;
-  RankSet outlived(count);
-  std::int64_t inserted = 0;
-  std::vector<std::uint32_t> events;  // ranks of the events of the current time
-  for (std::size_t i = 0; i < count;) {
-    events.clear();
-    bool continued;
-    do {
-      const auto rank = static_cast<std::uint32_t>(rows[i] >> 2);
-      if (rows[i] & event_bit) {
-        events.push_back(rank);
-      } else {
-        outlived.insert(rank);
-        ++inserted;
-      }
-      continued = rows[i++] & continued_bit;
-    } while (continued);
+ConcordanceCounts<double> weigh_pairs(const LineUp& rows) {
+  return rows.weighted() ? counts_of<WeightedSurvivors, double>(rows) : counts_of<Survivors, double>(rows);
+}
 
-    for (const std::uint32_t rank : events) {
-      const std::int64_t lower = outlived.smaller(rank);
-      const std::int64_t same = outlived.same(rank);
-      counts.concordant += lower;
-      counts.tied_risk += same;
-      counts.discordant += inserted - lower - same;
-      counts.tied_both -= same;
-    }
-    // What an event finds at its own rank on entering, beyond the rows compared above, are earlier events of this time.
-    for (const std::uint32_t rank : events) {
-      counts.tied_both += outlived.same(rank);
-      outlived.insert(rank);
-    }
-    const auto tied = static_cast<std::int64_t>(events.size());
-    inserted += tied;
-    counts.tied_time += tied * (tied - 1) / 2;
-  }
-  counts.tied_time -= counts.tied_both;
-  return counts;
+double concordance_variance(const LineUp& rows) {
+  if (rows.weighted()) return variance_of<WeightedSurvivors, WeightedEvents>(rows);
+  if (rows.events_weighted()) return variance_of<Survivors, WeightedEvents>(rows);
+  return variance_of<Survivors, Survivors>(rows);
 }
 
 }  // namespace survcore::metrics

@@ -1,22 +1,28 @@
-// Harrell's concordance: counts of pairs as the R package survival defines them.
+// Harrell's concordance: counts of pairs and the variance of the index, as the R package survival defines them.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
+
+#include "line_up.h"
 
 namespace survcore::metrics {
 
+// Number is int64_t, or double where pairs have weights.
+template <typename Number>
 struct ConcordanceCounts {
-  std::int64_t concordant = 0;
-  std::int64_t discordant = 0;
-  std::int64_t tied_risk = 0;
-  std::int64_t tied_time = 0;
-  std::int64_t tied_both = 0;
+  Number concordant = 0;
+  Number discordant = 0;
+  Number tied_risk = 0;
+  Number tied_time = 0;
+  Number tied_both = 0;
 };
 
-// time, risk: [count] without NaN; event: [count]; time_order, risk_order: [count] words of order.h, sorted; risk_order
-// is overwritten. O(n log n), a single pass over the rows by decreasing time.
-ConcordanceCounts concordance_counts(const double* time, const bool* event, const double* risk,
-                                     const std::uint64_t* time_order, std::uint64_t* risk_order, std::size_t count);
+// O(n log n), a single pass over the rows by decreasing time. Exact without weights.
+ConcordanceCounts<std::int64_t> count_pairs(const LineUp& rows);
+ConcordanceCounts<double> weigh_pairs(const LineUp& rows);
+
+// The infinitesimal jackknife: the sum over rows of the squared derivative of the index with respect to the row's
+// weight, times that weight; weights of events are taken as given. NaN without comparable pairs. O(n log n).
+double concordance_variance(const LineUp& rows);
 
 }  // namespace survcore::metrics

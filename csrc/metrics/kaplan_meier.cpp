@@ -23,6 +23,28 @@ std::uint64_t approximate_median(const double* time, std::size_t count) {
   return pack(*middle, false);
 }
 
+// Keeps what rounding takes from a running sum: a few patients at risk are the small difference of large sums.
+class CompensatedSum {
+ public:
+  void add(double value) {
+    const double total = sum_ + value;
+    const double added = total - sum_;
+    lost_ += (sum_ - (total - added)) + (value - added);
+    sum_ = total;
+  }
+
+  void subtract(const CompensatedSum& other) {
+    add(-other.sum_);
+    add(-other.lost_);
+  }
+
+  double value() const { return sum_ + lost_; }
+
+ private:
+  double sum_ = 0;
+  double lost_ = 0;
+};
+
 }  // namespace
 
 std::size_t pack_times(const double* time, const bool* event, std::size_t count, std::uint64_t* words) {
@@ -48,19 +70,56 @@ std::size_t distinct_times(const std::uint64_t* words, std::size_t count) {
   return distinct;
 }
 
-void kaplan_meier(const std::uint64_t* words, std::size_t count, double* times, double* survival, std::int64_t* at_risk,
-                  std::int64_t* events) {
+void kaplan_meier(const std::uint64_t* words, const double* entries, std::size_t count, double* times, double* survival,
+                  std::int64_t* at_risk, std::int64_t* events) {
   double surviving = 1.0;
-  for (std::size_t first = 0, last, entry = 0; first < count; first = last, ++entry) {
+  std::size_t entered = entries ? 0 : count;
+  for (std::size_t first = 0, last, step = 0; first < count; first = last, ++step) {
     const std::uint64_t now = words[first] >> 1;
+    const auto time = std::bit_cast<double>(now);
     std::int64_t deaths = 0;
     for (last = first; last < count && words[last] >> 1 == now; ++last) deaths += words[last] & 1;
-    const auto exposed = static_cast<std::int64_t>(count - first);
+    while (entered < count && entries[entered] < time) ++entered;
+    const auto exposed = static_cast<std::int64_t>(entered - first);
     surviving *= static_cast<double>(exposed - deaths) / static_cast<double>(exposed);
-    times[entry] = std::bit_cast<double>(now);
-    survival[entry] = surviving;
-    at_risk[entry] = exposed;
-    events[entry] = deaths;
+    times[step] = time;
+    survival[step] = surviving;
+    at_risk[step] = exposed;
+    events[step] = deaths;
+  }
+}
+
+std::size_t distinct_times(const double* time, std::size_t count) {
+  std::size_t distinct = count > 0;
+  for (std::size_t i = 1; i < count; ++i) distinct += time[i] != time[i - 1];
+  return distinct;
+}
+
+void weighted_kaplan_meier(const WeightedRows& rows, double* times, double* survival, double* at_risk, double* events) {
+  double surviving = 1.0;
+  CompensatedSum exposed;
+  std::size_t entered = 0;
+  if (!rows.entry) {
+    for (; entered < rows.count; ++entered) exposed.add(rows.weight[entered]);
+  }
+  for (std::size_t first = 0, last, step = 0; first < rows.count; first = last, ++step) {
+    const double now = rows.time[first];
+    for (; entered < rows.count && rows.entry[entered] < now; ++entered) exposed.add(rows.entry_weight[entered]);
+    CompensatedSum deaths, leaving;
+    std::size_t died = 0;
+    for (last = first; last < rows.count && rows.time[last] == now; ++last) {
+      leaving.add(rows.weight[last]);
+      if (!rows.event[last]) continue;
+      deaths.add(rows.weight[last]);
+      ++died;
+    }
+    // Where all who are at risk die, rounding shall leave nobody.
+    surviving *= died == entered - first ? 0 : std::max(0.0, 1 - deaths.value() / exposed.value());
+    times[step] = now;
+    survival[step] = surviving;
+    at_risk[step] = exposed.value();
+    events[step] = deaths.value();
+    exposed.subtract(leaving);
   }
 }
 

@@ -3,6 +3,9 @@
 
 PYBIND11_MODULE(_metrics, module) {
   module.doc() = "Compiled steps of survcore.metrics.";
+  survcore::metrics::bind_auc(module);
+  survcore::metrics::bind_brier(module);
   survcore::metrics::bind_concordance(module);
   survcore::metrics::bind_kaplan_meier(module);
+  survcore::metrics::bind_search(module);
 }

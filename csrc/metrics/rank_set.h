@@ -1,4 +1,4 @@
-// How many of the inserted ranks are smaller than a given one.
+// How many of the inserted rows have a smaller rank than a given one, the same, or a larger.
 //
 // A bitmap with one bit per row, and above it a 16-ary tree of counts: a node holds, for each of its 16 children, how
 // many rows were inserted into the children before it. An insertion sets a bit and adds one row of a table to one node
@@ -14,6 +14,14 @@
 
 namespace survcore::metrics {
 
+// What stands in a set on either side of a rank.
+template <typename Amount>
+struct Around {
+  Amount smaller;
+  Amount same;
+  Amount larger;
+};
+
 class RankSet {
  public:
   // For `size` rows in all. A rank is the position of its first row among the sorted rows: rows of equal value share
@@ -28,12 +36,26 @@ class RankSet {
 
   void insert(std::uint32_t rank) {
     const std::uint32_t bit = rank + same_[rank]++;
+    ++inserted_;
     std::uint32_t index = bit / 64;
     present_[index] |= std::uint64_t{1} << (bit % 64);
     for (auto& level : levels_) {
       const Counts& step = steps[index % 16];
       index /= 16;
       level[index] += step;
+    }
+  }
+
+  // Takes one row of this rank out again.
+  void remove(std::uint32_t rank) {
+    const std::uint32_t bit = rank + --same_[rank];
+    --inserted_;
+    std::uint32_t index = bit / 64;
+    present_[index] &= ~(std::uint64_t{1} << (bit % 64));
+    for (auto& level : levels_) {
+      const Counts& step = steps[index % 16];
+      index /= 16;
+      level[index] -= step;
     }
   }
 
@@ -51,6 +73,11 @@ class RankSet {
 
   std::uint32_t same(std::uint32_t rank) const { return same_[rank]; }
 
+  Around<std::int64_t> around(std::uint32_t rank) const {
+    const std::int64_t below = smaller(rank), equal = same(rank);
+    return {below, equal, inserted_ - below - equal};
+  }
+
  private:
   typedef std::uint32_t Counts __attribute__((vector_size(64)));
 
@@ -63,6 +90,7 @@ class RankSet {
     return rows;
   }();
 
+  std::int64_t inserted_ = 0;
   std::vector<std::uint32_t> same_;
   std::vector<std::uint64_t> present_;
   std::vector<std::vector<Counts>> levels_;

@@ -9,6 +9,7 @@ import pandas as pd
 
 from survcore.draws import stream_seed
 from survcore.metrics import concordance_index
+from survcore.metrics.resampling import Patients, metric_values, percentiles
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,8 @@ class FoldBootstrap:
         for fold, rows in outcomes.groupby("fold", sort=True):
             generator = np.random.default_rng(stream_seed(seed, "bootstrap", int(fold)))
             positions = outcomes.index.get_indexer(rows.index)
-            members = [positions[places] for places in rows.groupby("patient", sort=True).indices.values()]
-            single = len(members) == len(positions)
-            samples = [positions]
-            for _ in range(draws):
-                chosen = generator.integers(len(members), size=len(members))
-                samples.append(positions[chosen] if single else np.concatenate([members[i] for i in chosen]))
+            patients = Patients(len(rows), rows["patient"])
+            samples = [positions, *(positions[patients.draw(generator)] for _ in range(draws))]
             self.samples.append(samples)
 
     @classmethod
@@ -70,11 +67,11 @@ class FoldBootstrap:
         values = risk.reindex(self.outcomes.index).to_numpy()
         time, event = self.outcomes["time"].to_numpy(), self.outcomes["event"].to_numpy()
         known = ~np.isnan(values)
-        indices = np.empty((len(self.samples), len(self.samples[0])))
-        for fold, samples in enumerate(self.samples):
-            for draw, rows in enumerate(samples):
-                rows = rows[known[rows]]
-                indices[fold, draw] = float(concordance_index(time[rows], event[rows], values[rows]))
+        arrays = (time, event, values)
+        indices = [
+            metric_values(concordance_index, arrays, (rows[known[rows]] for rows in samples))
+            for samples in self.samples
+        ]
         return np.nanmean(indices, axis=0)
 
     def difference(self, first: pd.Series, second: pd.Series) -> Interval:
@@ -86,5 +83,4 @@ class FoldBootstrap:
     @staticmethod
     def interval(means: np.ndarray) -> Interval:
         """The value and its interval from :meth:`fold_means` (or a difference of two)."""
-        low, high = np.nanpercentile(means[1:], [2.5, 97.5])
-        return Interval(float(means[0]), float(low), float(high))
+        return Interval(float(means[0]), *percentiles(means[1:], 0.95))

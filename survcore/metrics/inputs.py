@@ -85,23 +85,41 @@ def survival_curves(survival: Any, times: Any, rows: int) -> tuple[np.ndarray, n
         times: [T], rising.
         rows: how many patients there are.
     """
+    survival, times = unchecked_curves(survival, times, rows)
+    survival = np.ascontiguousarray(survival, dtype=np.float64)
+    wrong = ~((survival >= 0) & (survival <= 1))
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise not_a_probability(survival[row, column], row, times[column])
+    return survival, times
+
+
+def unchecked_curves(survival: Any, times: Any, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """As ``survival_curves``, for compiled steps that check the values as they read them, once.
+
+    Returns:
+        Survival [rows, T] of any values, float32 or float64, contiguous by rows or by columns; its times [T], float64.
+    """
     if times is None:
         if not hasattr(survival, "columns"):
             raise ValueError("times are missing: give them, or a DataFrame with times as index and patients as columns")
         times, survival = survival.index, survival.to_numpy().T
     times = vector(times, "times")
-    survival = np.ascontiguousarray(to_numpy(survival), dtype=np.float64)
+    survival = to_numpy(survival)
+    if survival.dtype not in (np.float32, np.float64):
+        survival = survival.astype(np.float64)
     if survival.shape != (rows, len(times)):
         raise ValueError(f"expected survival [patients, times] = [{rows}, {len(times)}], got shape {survival.shape}")
     if not len(times) or not (np.diff(times) > 0).all() or not np.isfinite(times).all():
         raise ValueError(f"expected times to rise, at least one and all finite, got {times.tolist()}")
-    wrong = ~((survival >= 0) & (survival <= 1))
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
-        raise ValueError(
-            f"expected survival between 0 and 1, got {survival[row, column]} at row {row}, time {times[column]}"
-        )
+    if not survival.flags.f_contiguous:
+        survival = np.ascontiguousarray(survival)
     return survival, times
+
+
+def not_a_probability(value: float, row: int, time: float) -> ValueError:
+    """The error of a survival outside [0, 1] or NaN."""
+    return ValueError(f"expected survival between 0 and 1, got {value} at row {row}, time {time}")
 
 
 def _structured(outcomes: Any, prefix: str) -> tuple[Any, Any]:

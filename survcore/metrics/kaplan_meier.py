@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from survcore import _metrics
 from survcore.arguments import to_numpy
-from survcore.metrics.inputs import outcome
+from survcore.metrics.inputs import case_weights, entries, outcome
 
 # Below this many rows waking a second thread costs more than it saves.
 _ROWS_WORTH_A_THREAD = 200_000
@@ -23,8 +24,9 @@ class KaplanMeier:
     Attributes:
         times: float64 [T], increasing, in the unit of the input.
         survival: float64 [T], probability to survive beyond each time.
-        at_risk: int64 [T], patients under observation just before each time.
-        events: int64 [T], events at each time.
+        at_risk: int64 [T], patients under observation just before each time; float64 sums of weights where there are
+            weights.
+        events: int64 [T], events at each time; float64 as at_risk.
     """
 
     times: np.ndarray
@@ -32,30 +34,55 @@ class KaplanMeier:
     at_risk: np.ndarray
     events: np.ndarray
 
+    @cached_property
+    def standard_error(self) -> np.ndarray:
+        """Greenwood's standard error of the survival, float64 [T]: S sqrt(sum d / (n (n - d))), NaN where S is 0.
+
+        R's ``survfit`` gives it divided by S as ``std.err``; with weights it is R's with ``robust=FALSE``, which takes
+        the weights as numbers of patients.
+
+        Source: Greenwood, The natural duration of cancer, 1926.
+        """
+        at_risk, events = self.at_risk.astype(np.float64), self.events.astype(np.float64)
+        alive = self.survival > 0
+        terms = np.divide(events, at_risk * (at_risk - events), out=np.full(len(at_risk), np.nan), where=alive)
+        return self.survival * np.sqrt(np.cumsum(terms))
+
     def survival_at(self, times: Any) -> np.ndarray:
         """Survival at any times: a right-continuous step function, 1 before the first observed time.
 
         Beyond the last observed time the last value holds, whether or not that time is an event; NaN gives NaN.
         """
         times = np.asarray(to_numpy(times), dtype=np.float64)
-        steps = np.concatenate(([1.0], self.survival))
-        return np.where(np.isnan(times), np.nan, steps[np.searchsorted(self.times, times, side="right")])
+        return np.where(np.isnan(times), np.nan, step_values(self.times, self.survival, times, inclusive=True))
 
 
-def kaplan_meier(time: Any, event: Any) -> KaplanMeier:
+def kaplan_meier(time: Any, event: Any = None, *, entry: Any = None, weights: Any = None) -> KaplanMeier:
     """Kaplan-Meier's product-limit estimate of the survival function; at equal times events precede censorings.
 
+    With late entry the estimate is that of survival given survival until the first entry; where at some time all
+    patients then at risk fail, it stays 0, however many enter later (as in R).
+
     Args:
-        time: follow-up times [n], non-negative and finite, any unit.
+        time: follow-up times [n], non-negative and finite, any unit; or scikit-survival's structured array of (event,
+            time), with event left out.
         event: [n], True or 1 = event, False or 0 = censored.
+        entry: times of entry [n], before the follow-up times (left truncation): a patient is at risk after entry and
+            up to time, both as in R. None: from the start.
+        weights: case weights [n], finite and at least 0: a weight of 2 counts as two patients, 0 as none. None: 1.
 
     Raises:
-        ValueError: for different lengths, NaN, negative or infinite times, an event that is not 0 or 1, or time and
-            event in exchanged places.
+        ValueError: for different lengths, NaN, negative or infinite times, an event that is not 0 or 1, time and event
+            in exchanged places, an entry that is not before the time, or a negative or infinite weight.
 
     Source: Kaplan and Meier, Nonparametric estimation from incomplete observations, JASA 1958.
     """
-    words, middle = _metrics.pack_times(*outcome(time, event))
+    time, event = outcome(time, event)
+    if entry is not None:
+        entry = entries(entry, time)
+    if weights is not None:
+        return _weighted(time, event, entry, case_weights(weights, len(time)))
+    words, middle = _metrics.pack_times(time, event)
     if len(words) < _ROWS_WORTH_A_THREAD:
         words.sort()
     else:
@@ -63,4 +90,32 @@ def kaplan_meier(time: Any, event: Any) -> KaplanMeier:
         other.start()
         words[middle:].sort()
         other.join()
-    return KaplanMeier(*_metrics.kaplan_meier(words))
+    return KaplanMeier(*_metrics.kaplan_meier(words, None if entry is None else np.sort(entry)))
+
+
+def step_values(table: np.ndarray, values: np.ndarray, at: np.ndarray, *, inclusive: bool) -> np.ndarray:
+    """A step function that is 1 before the first time of ``table`` and then its ``values``: at ``at``, any shape.
+
+    Args:
+        table: float64 [T], rising.
+        values: float64 [T].
+        at: float64; NaN gives any of the values.
+        inclusive: a step counts at its own time (right-continuous) rather than after it only (left-continuous).
+    """
+    places = _metrics.search(table, at.ravel(), inclusive)
+    return np.concatenate(([1.0], values))[places].reshape(at.shape)
+
+
+def _weighted(time: np.ndarray, event: np.ndarray, entry: np.ndarray | None, weights: np.ndarray) -> KaplanMeier:
+    present = np.flatnonzero(weights)
+    order = present[np.argsort(time[present])]
+    by_entry = None if entry is None else present[np.argsort(entry[present])]
+    return KaplanMeier(
+        *_metrics.weighted_kaplan_meier(
+            time[order],
+            event[order],
+            weights[order],
+            None if entry is None else entry[by_entry],
+            None if entry is None else weights[by_entry],
+        )
+    )
