@@ -29,7 +29,7 @@ def _numpy(time: np.ndarray, event: np.ndarray, risk: np.ndarray, grid: np.ndarr
     probability[order] = np.cumprod(1 - ~event[order] / np.arange(len(time), 0, -1))  # distinct times
     order = np.argsort(risk)
     time, event = time[order], event[order]
-    weight = np.where(event, 1 / probability[order], 0.0)
+    weight = event / np.where(event, probability[order], 1.0)
     areas = np.empty(len(grid))
     for place, moment in enumerate(grid):
         controls = time > moment
