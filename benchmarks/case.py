@@ -45,6 +45,7 @@ class BenchmarkCase:
         oracle: the provider whose result in float64 the others must agree with.
         oracles: provider -> another oracle of its own.
         work: function of the inputs; what survcore does is held against the machine's roofs. None: it is not.
+        dtype: of the floating inputs where that is not for the caller to choose.
         latency: providers that are timed alone, call by call, on an idle machine and beside a busy neighbour.
     """
 
@@ -57,6 +58,7 @@ class BenchmarkCase:
     oracle: str = "eager"
     oracles: dict[str, str] = field(default_factory=dict)
     work: Callable[..., Work] | None = None
+    dtype: torch.dtype | None = None
     latency: tuple[str, ...] = ()
 
 

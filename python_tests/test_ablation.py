@@ -93,7 +93,7 @@ def test_variants_stand_beside_the_default(cohort, path, done):
     expected = bootstrap.difference(*risks)
     found = table[(table["variant"] == "rank_2") & (table["scenario"] == "complete")].iloc[0]
     assert (found["difference"], found["low"], found["high"]) == pytest.approx(
-        (expected.value, expected.low, expected.high), abs=1e-9
+        (expected.value, expected.lower, expected.upper), abs=1e-9
     )
     assert found["low"] < found["high"]
     models = [survcore.load(out / variant / "models" / "fold_1" / "must") for variant in ("default", "rank_2")]

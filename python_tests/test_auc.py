@@ -187,12 +187,12 @@ def test_input_types() -> None:
         ({"times": [1, 6]}, "within the training follow-up, 0 to 5.0, got 6.0; evaluate at earlier times"),
         ({"times": [-1, 2]}, "within the training follow-up, 0 to 5.0, got -1.0"),
         ({"times": [2, 2]}, "times to rise"),
-        ({"times": []}, "times to rise, at least one"),
+        ({"times": []}, "at least one time in times, got none"),
         ({"risk": [1, np.nan, 3, 4, 5]}, "risk is NaN at row 1"),
         ({"risk": np.array([[1, 2], [1, np.nan], [1, 2], [1, 2], [1, 2.0]])}, "risk is NaN at row 1, column 1"),
         ({"risk": np.ones((5, 3))}, "risk \\[patients, times\\] = \\[5, 2\\], got shape \\(5, 3\\)"),
         ({"risk": [1, 2]}, "expected 5 values of risk"),
-        ({"time": [], "event": [], "risk": []}, "within the training follow-up"),
+        ({"time": [], "event": [], "risk": []}, "expected training outcomes, got none"),
         ({"convention": "before"}, "convention 'G\\(T-\\)' or 'G\\(T\\)', got 'before'"),
         (
             {"train": ([1, 3, 3], [1, 0, 0]), "convention": "G(T)"},
@@ -210,7 +210,7 @@ def test_errors_name_what_is_wrong(changes: dict, message: str) -> None:
     ("changes", "message"),
     [
         ({"horizon": np.nan}, "finite horizon of at least 0, got nan"),
-        ({"horizon": -1}, "finite horizon of at least 0, got -1.0"),
+        ({"horizon": -1}, "finite horizon of at least 0, got -1"),
         ({"censoring": "ignored"}, "censoring 'left out' or 'weighted', got 'ignored'"),
         ({"train": ([1], [1])}, "drop one of them"),
         ({"horizon": 6, "censoring": "weighted"}, "within the training follow-up, 0 to 3.0, got 6.0"),

@@ -287,5 +287,5 @@ def test_cs_score() -> None:
     assert np.isnan(cs_score(float("nan"), 0.1))
     with pytest.raises(ValueError, match="concordance between 0 and 1, got 84.0"):
         cs_score(84, 0.1)
-    with pytest.raises(ValueError, match="integrated_brier of at least 0, got -0.1"):
+    with pytest.raises(ValueError, match="integrated_brier as a finite number of at least 0, got -0.1"):
         cs_score(0.8, -0.1)

@@ -125,6 +125,7 @@ def test_d_calibration_of_permuted_and_doubled_cohorts() -> None:
         (([1, 2], [1, 0]), {"own_survival": [np.nan, 1]}, "own_survival between 0 and 1, got nan at row 0"),
         (([1, 2], [1, 0], [[1.0, 1.5], [1.0, 1.0]], [1, 2]), {}, "survival between 0 and 1, got 1.5 at row 0, time 2"),
         (([1, 2], [1, 0], [[1.0, 0.5], [1.0, 1.0]], [2, 1]), {}, "times to rise"),
+        (([1, 2], [1, 0]), {"own_survival": [0.5, 1], "times": [1, 2]}, "times belong to curves: expected none beside"),
         (([], []), {"own_survival": []}, "at least one patient"),
         (([1, 2], [1, 0]), {"own_survival": [0.5, 1], "bins": 1}, "bins must be a whole number of at least 2, got 1"),
         (([1, -2], [1, 0]), {"own_survival": [0.5, 1]}, "finite time of at least 0, got -2.0 at row 1"),
@@ -254,7 +255,7 @@ def test_cox_fit_of_lifelines(decimals: int) -> None:
     if decimals == 9:  # with ties the baseline of lifelines is Breslow's
         hazard = fitter.baseline_cumulative_hazard_.loc[:HORIZON].iloc[-1].item()
         centre = np.exp(-fitter.params_ @ covariates.mean(axis=0))
-        assert found.cumulative_hazard == pytest.approx(hazard * centre, rel=1e-7)
+        assert np.exp(found.log_cumulative_hazard) == pytest.approx(hazard * centre, rel=1e-7)
 
 
 def test_cox_fit_by_definition_with_ties() -> None:
@@ -262,7 +263,8 @@ def test_cox_fit_by_definition_with_ties() -> None:
     time, event = np.array([1.0, 1, 1, 2, 2, 3]), np.array([1, 1, 0, 1, 1, 0], dtype=bool)
     found = cox_fit(covariates, time, event, 1.5)
     weight = np.exp(covariates[:, 0] * found.coefficients[0])
-    assert found.cumulative_hazard == pytest.approx(1 / weight.sum() + 1 / (weight.sum() - weight[:2].sum() / 2))
+    hazard = 1 / weight.sum() + 1 / (weight.sum() - weight[:2].sum() / 2)
+    assert np.exp(found.log_cumulative_hazard) == pytest.approx(hazard)
 
     def minus_log(beta: float) -> float:
         weight, linear = np.exp(covariates[:, 0] * beta), covariates[:, 0] * beta
@@ -337,6 +339,59 @@ def test_separated_outcomes_have_no_slope() -> None:
     assert found.groups["observed"].tolist() == [0, 1]
 
 
+def test_certain_predictions_do_not_warn() -> None:
+    """Few events that certain predictions separate: coefficients of thousands, and risks that stay within [0, 1]."""
+    time, event = np.array([5.0, 0, 5, 2, 0, 3, 2]), np.array([1, 0, 0, 0, 0, 1, 0])
+    predicted = np.array([0.9, 0, 0.2, 1e-300, 0.1, 0.5, 1])
+    with np.errstate(over="raise", divide="raise", invalid="raise"):
+        found = calibration_at(time, event, predicted, 3.0, groups=3)
+        assert found.smoothed[[1, 3]].tolist() == [0, 0]
+        assert ((found.smoothed >= 0) & (found.smoothed <= 1)).all()
+        assert found.ici == pytest.approx(np.abs(found.smoothed - predicted).mean())
+        generator = np.random.default_rng(0)
+        computed = 0
+        for _ in range(400):
+            rows = generator.integers(2, 12)
+            time, event = generator.integers(0, 6, rows).astype(float), generator.random(rows) < 0.5
+            predicted = generator.choice([0, 1e-300, 0.1, 0.2, 0.5, 0.9, 1 - 1e-16, 1], rows)
+            try:
+                found = calibration_at(time, event, predicted, 3.0, groups=2)
+            except ValueError:  # the horizon says nothing
+                continue
+            computed += 1
+            assert np.isnan(found.smoothed).all() or ((found.smoothed >= 0) & (found.smoothed <= 1)).all()
+        assert computed > 200
+
+
+def test_cox_fit_without_a_maximum_is_none_without_a_warning() -> None:
+    """The steps grow until the risk set of the only event weighs nothing beside the patient who left before it."""
+    covariates = np.array([[-18.0], [-20.0], [-16.0], [1400.0]])
+    time, event = np.array([4.0, 3, 2, 1]), np.array([0, 0, 1, 0], dtype=bool)
+    with np.errstate(over="raise", divide="raise", invalid="raise"):
+        assert cox_fit(covariates, time, event, 3) is None
+
+
+def test_structured_outcomes() -> None:
+    time, event, log_hazard = cohort(13, rows=60)
+    outcomes = np.array(list(zip(event, time, strict=True)), dtype=[("died", bool), ("months", float)])
+    predicted = true_risk(log_hazard)
+    found, expected = (calibration_at(*rows, predicted, HORIZON) for rows in ((outcomes, None), (time, event)))
+    assert (found.slope, found.ici, found.observed) == (expected.slope, expected.ici, expected.observed)
+    survival = np.exp(-time / 10 * np.exp(log_hazard))
+    found, expected = (d_calibration(*rows, own_survival=survival) for rows in ((outcomes, None), (time, event)))
+    assert found.counts.tolist() == expected.counts.tolist()
+    curves, times = np.exp(-np.exp(log_hazard)[:, None] * [0.1, 0.4]), [1.0, 4.0]
+    assert d_calibration(outcomes, None, curves, times).p_value == d_calibration(time, event, curves, times).p_value
+
+
+def test_results_compare_without_looking_into_arrays() -> None:
+    time, event, log_hazard = cohort(14, rows=60)
+    twice = [calibration_at(time, event, true_risk(log_hazard), HORIZON) for _ in range(2)]
+    assert twice[0] == twice[0] and twice[0] != twice[1]
+    twice = [d_calibration(time, event, own_survival=true_risk(log_hazard)) for _ in range(2)]
+    assert twice[0] == twice[0] and twice[0] != twice[1]
+
+
 @pytest.mark.parametrize("kind", [np.array, pd.Series, torch.tensor, list])
 def test_input_types(kind: Callable) -> None:
     time, event, log_hazard = cohort(12, rows=60)
@@ -352,6 +407,8 @@ def test_input_types(kind: Callable) -> None:
         ({"predicted": [0.1, np.nan, 0.2, 0.4]}, "predicted risks between 0 and 1, got nan at row 1"),
         ({"predicted": [0.1, 0.2]}, "expected 4 values of predicted"),
         ({"horizon": 0.0}, "positive, finite horizon, got 0.0"),
+        ({"horizon": "3"}, "positive, finite horizon, got '3'"),
+        ({"horizon": None}, "positive, finite horizon, got None"),
         ({"horizon": np.nan}, "positive, finite horizon, got nan"),
         ({"horizon": 20.0}, "horizon 20.0 lies beyond the follow-up, which ends at 9.0"),
         ({"horizon": 0.5}, "no patient has an event by the horizon 0.5"),

@@ -418,6 +418,25 @@ def test_whole_weights_are_repeated_rows() -> None:
     assert isinstance(weighted.concordant, float)
 
 
+def test_ipcw_asks_no_weight_for_events_that_nobody_outlives() -> None:
+    """The last event is later than the longest training follow-up and in no pair."""
+    assert counts_of(concordance_index_ipcw([1, 5], [1, 1], [2, 1], train=([1, 4], [1, 0]))) == (1, 0, 0, 0, 0)
+    with pytest.raises(ValueError, match="row 1, time 5.0: .*longest training"):
+        concordance_index_ipcw([1, 5, 5], [1, 1, 0], [2, 1, 3], train=([1, 4], [1, 0]))
+    columns = ([1, 5, 1, 6], [1, 1, 1, 0], [2, 1, 2, 3])
+    options = {"train": ([1, 4, 2, 9], [1, 0, 1, 0]), "train_strata": list("aabb")}
+    assert concordance_index_ipcw(*columns, strata=list("aabb"), **options).concordant == 1
+    assert concordance_index_ipcw(*columns, strata=list("acbb"), **options).discordant == 1
+    with pytest.raises(ValueError, match="row 1, time 5.0"):
+        concordance_index_ipcw(*columns, strata=list("aaba"), **options)
+
+
+def test_ipcw_weighs_tied_last_events_where_it_can() -> None:
+    columns = ([1, 2, 4, 4], [1, 0, 1, 1], [4, 1, 2, 3])
+    assert concordance_index_ipcw(*columns).tied_time == pytest.approx((3 / 2) ** 2)
+    assert concordance_index_ipcw(*columns, train=([3], [1])).tied_time == 0
+
+
 def test_ipcw_without_censoring_is_harrells() -> None:
     time, _, risk = patients(200, 1)
     everyone = np.ones(200)
@@ -464,6 +483,56 @@ def test_a_single_pair_has_no_variance() -> None:
     assert concordance_index([1, 2], [1, 0], [2, 1]).standard_error == 0
 
 
+@pytest.mark.parametrize("scale", [1e308, 1e200, 1e90, 1e-90, 1e-170, 1e-308])
+def test_unit_of_the_weights_does_not_matter(scale: float) -> None:
+    time, event, risk = patients(60, 0)
+    options = options_of(time + 1, "entry strata weights")
+    plain = concordance_index(time + 1, event, risk, **options)
+    options["weights"] = options["weights"] * scale
+    concordance = concordance_index(time + 1, event, risk, **options)
+    assert concordance.value == pytest.approx(plain.value, rel=1e-13)
+    assert concordance.standard_error == pytest.approx(plain.standard_error, rel=1e-11)
+    with np.errstate(over="ignore", under="ignore"):
+        counts = np.array(counts_of(plain)) * scale * scale
+    np.testing.assert_allclose(counts_of(concordance), counts, rtol=1e-12, atol=0)
+    assert all(type(count) is float for count in counts_of(concordance))
+
+
+def test_pairs_that_vanish_beside_a_weight() -> None:
+    """A heavy patient in no comparable pair: the pair of the others counts, or is refused."""
+    columns = ([1, 2, 3], [1, 0, 0], [2, 1, 0])
+    options = {"strata": [0, 0, 1]}
+    assert concordance_index(*columns, **options, weights=[1e-100, 1e-100, 1e150]).value == 1
+    assert concordance_index(*columns, **options, weights=[1e-200, 1e-200, 1e50]).value == 1
+    with pytest.raises(ValueError, match="pairs vanish beside the largest weight"):
+        concordance_index(*columns, **options, weights=[1e-300, 1e-300, 1e300])
+    assert np.isnan(concordance_index(*columns, weights=[0, 0, 1e300]).value)
+
+
+@pytest.mark.parametrize("heavy", [0, 1e-9, 1e9, 1e17, 1e100])
+def test_heavy_patients_who_leave_take_no_digits_along(heavy: float) -> None:
+    """Whoever enters after all events is in no pair, whatever the weight, also where light patients share the risk."""
+    columns = ([9, 9, 1, 2, 4], [0, 0, 1, 1, 1], [1, 1, 2, 0, 3])
+    weights = np.array([heavy, 0.3, 0.2, 0.7, 0.5])
+    concordance = concordance_index(*columns, entry=[6, -1, -1, -1, -1], weights=weights)
+    counts, value, standard_error = concordance_by_definition(*(np.array(c)[1:] for c in columns), weights=weights[1:])
+    assert value == pytest.approx(0.346534653, abs=1e-9)
+    assert concordance.value == pytest.approx(value, rel=1e-14)
+    assert counts_of(concordance) == pytest.approx(counts, rel=1e-14)
+    assert concordance.standard_error == pytest.approx(standard_error, rel=1e-12)
+
+
+@pytest.mark.parametrize("heavy", [0, 1e9, 1e17, 1e100])
+def test_heavy_events_before_entry_take_no_digits_along(heavy: float) -> None:
+    """An event at whose time nobody else had entered is in no pair: the others' standard error does without it."""
+    time, event, risk = patients(40, 0)
+    columns = (np.append(time + 2, 1), np.append(event, True), np.append(risk, 0.0))
+    weights = np.append(np.arange(1, 41) / 10, heavy)
+    entry = np.append(time % 3 / 3 + 1, 0)
+    concordance = concordance_index(*columns, entry=entry, weights=weights)
+    assert_as_defined(concordance, *(c[:-1] for c in columns), entry=entry[:-1], weights=weights[:-1])
+
+
 def test_direction_and_infinite_risk() -> None:
     assert concordance_index([1, 2, 3], [1, 1, 0], [9, 5, 1]).value == 1
     assert concordance_index([1, 2, 3], [1, 1, 0], [-np.inf, 5, np.inf]).value == 0
@@ -492,6 +561,48 @@ def test_copies_are_numbers_only() -> None:
         assert pickled == copy.deepcopy(concordance) == concordance
         assert pickled.standard_error == concordance.standard_error
         assert len(pickle.dumps(concordance)) < 1000
+
+
+class _Rows:
+    """Rows whose standard error another reader computes first, or that fail once."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        self.meanwhile: Callable[[], object] | None = meanwhile
+
+    def standard_error(self) -> float:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile:
+            meanwhile()
+        return 0.25
+
+
+def test_standard_error_by_two_readers_at_once() -> None:
+    seen = []
+    concordance = Concordance(0.5, 1, 1, 0, 0, 0, _Rows(lambda: seen.append(concordance.standard_error)))
+    assert concordance.standard_error == 0.25
+    assert seen == [0.25]
+    assert "_rows" not in vars(concordance)
+
+
+def test_standard_error_after_a_failure() -> None:
+    def fail() -> None:
+        raise MemoryError
+
+    concordance = Concordance(0.5, 1, 1, 0, 0, 0, _Rows(fail))
+    with pytest.raises(MemoryError):
+        _ = concordance.standard_error
+    assert concordance.standard_error == 0.25
+
+
+def test_repr_and_equality() -> None:
+    columns = ([1, 2, 3], [1, 1, 0], [3, 1, 2])
+    one, other = concordance_index(*columns), concordance_index(*columns)
+    _ = one.standard_error
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != concordance_index([1, 2, 3], [1, 1, 0], [3, 2, 1])
+    assert repr(one) == repr(other)
+    assert repr(one).startswith("Concordance(value=0.666") and "tied_both=0)" in repr(one)
 
 
 def test_standard_error_of_inputs_that_changed_afterwards() -> None:
@@ -577,25 +688,31 @@ def test_errors_name_what_is_wrong(function: Callable, time: list, event: list, 
 @pytest.mark.parametrize(
     ("function", "options", "message"),
     [
-        (concordance_index, {"entry": [0, 2, 1]}, "entry before time, got entry 2.0 and time 2.0 at row 1"),
-        (concordance_index, {"entry": [0, np.nan, 1]}, "got entry nan and time 2.0 at row 1"),
-        (concordance_index, {"strata": [0, 1]}, "strata as a vector of 3 labels, got shape \\(2,\\)"),
-        (concordance_index, {"weights": [1, 1, -1]}, "weights of at least 0, got -1.0 at row 2"),
-        (concordance_index_ipcw, {"entry": [0, 0, 0]}, "takes no entry: under left truncation"),
+        (concordance_index, {"entry": [0, 2, 1, 1]}, "entry before time, got entry 2.0 and time 2.0 at row 1"),
+        (concordance_index, {"entry": [0, np.nan, 1, 1]}, "got entry nan and time 2.0 at row 1"),
+        (concordance_index, {"strata": [0, 1]}, "strata as a vector of 4 labels, got shape \\(2,\\)"),
+        (concordance_index, {"weights": [1, 1, -1, 1]}, "weights of at least 0, got -1.0 at row 2"),
+        (concordance_index_ipcw, {"entry": [0, 0, 0, 0]}, "takes no entry: under left truncation"),
         (concordance_index_ipcw, {"convention": "G"}, "expected convention 'G\\(T-\\)' or 'G\\(T\\)', got 'G'"),
         (concordance_index_ipcw, {"tau": 0}, "expected tau above 0, got 0"),
         (concordance_index_ipcw, {"train": ([1, 2], [1, 1])}, "row 2, time 3.0: .*longest training.*smaller tau"),
         (concordance_index_ipcw, {"train": ([1, 4], [0, 0]), "convention": "G(T)"}, None),
         (concordance_index_ipcw, {"train": ([1, 3], [0, 0]), "convention": "G(T)"}, "row 2, time 3.0.*G = 0.*tau"),
         (concordance_index_ipcw, {"train": ([1, 2], [1, -1])}, "expected train event to be 0"),
-        (concordance_index_ipcw, {"strata": [0, 0, 1], "train": ([9], [1])}, "expected train_strata"),
-        (concordance_index_ipcw, {"strata": [0, 0, 1], "train": ([9], [1]), "train_strata": [0]}, "stratum 1 has no"),
-        (concordance_index_ipcw, {"train_strata": [0, 0, 1]}, "train_strata are given without strata"),
-        (concordance_index_ipcw, {"strata": [0] * 3, "train_strata": [0] * 3}, "train_strata are given without train"),
+        (concordance_index_ipcw, {"strata": [0, 0, 1, 1], "train": ([9], [1])}, "expected train_strata"),
+        (
+            concordance_index_ipcw,
+            {"strata": [0, 0, 1, 1], "train": ([9], [1]), "train_strata": [0]},
+            "stratum 1 has no",
+        ),
+        (concordance_index_ipcw, {"strata": [0, 0, 1, 2], "train": ([9], [1]), "train_strata": [0]}, None),
+        (concordance_index_ipcw, {"train": ([], [])}, "expected training outcomes, got none"),
+        (concordance_index_ipcw, {"train_strata": [0, 0, 1, 1]}, "train_strata are given without strata"),
+        (concordance_index_ipcw, {"strata": [0] * 4, "train_strata": [0] * 4}, "train_strata are given without train"),
     ],
 )
 def test_errors_of_the_options(function: Callable, options: dict, message: str | None) -> None:
-    columns = ([1, 2, 3], [0, 0, 1], [1, 2, 3])
+    columns = ([1, 2, 3, 4], [0, 0, 1, 0], [1, 2, 3, 4])
     if message is None:
         function(*columns, **options)
         return

@@ -16,7 +16,7 @@ import survcore
 from survcore.data import Cohort
 from survcore.errors import CheckpointError, DataError
 from survcore.evaluation import run
-from survcore.evaluation.comparison import FoldBootstrap, own_rows
+from survcore.evaluation.comparison import FoldBootstrap, own_rows, signed
 from survcore.evaluation.ridge_cox import RidgeCox
 from survcore.evaluation.scenario_outputs import scenario_outputs
 from survcore.evaluation.scenarios import scenarios
@@ -105,10 +105,14 @@ def test_bootstrap_of_a_perfect_and_a_random_risk():
     assert (perfect == 1).all()
     random = bootstrap.fold_means(pd.Series(np.random.default_rng(0).normal(size=200), index=table.index))
     interval = bootstrap.interval(random)
-    assert interval.low < 0.5 < interval.high
-    assert interval.low < interval.value < interval.high
+    assert interval.lower < 0.5 < interval.upper
+    assert interval.lower < interval.value < interval.upper
     difference = bootstrap.interval(perfect - random)
-    assert difference.low > 0.3
+    assert difference.lower > 0.3
+
+
+def test_differences_are_written_with_their_signs():
+    assert signed(0.0123, -0.0456, 0.0789) == "+0.012 (-0.046 to +0.079)"
 
 
 def test_bootstrap_takes_patients_as_the_unit():
@@ -196,7 +200,8 @@ def check_report(result: run.Evaluation, first: str, second: str, folder) -> Non
         (own, (*own[:2], "zeros"), f"must, without {second} (own) | must, without {second} (zeros) | 140"),
         (("must", "complete", ""), (f"must on {second}", "complete", ""), f"must | must on {second} | 150"),
     ]:
-        assert f"| {names} | {bootstrap.difference(risks[one], risks[other]).signed} |" in report
+        found = bootstrap.difference(risks[one], risks[other])
+        assert f"| {names} | {signed(found.value, found.lower, found.upper)} |" in report
     assert "patches cut" not in report and "Left out" not in report
 
 
@@ -413,7 +418,8 @@ def test_what_a_limit_on_patches_costs(tmp_path):
     whole = result.predictions.query("model == 'must' and scenario == 'complete'").set_index("row_id")["risk"]
     difference = bootstrap.difference(limited.query("model == 'must'").set_index("row_id")["risk"], whole)
     report = (tmp_path / "report.md").read_text()
-    assert f"| must, complete, 20 patches | must | 40 | {difference.signed} |" in report
+    written = signed(difference.value, difference.lower, difference.upper)
+    assert f"| must, complete, 20 patches | must | 40 | {written} |" in report
     assert (
         f"The limit of 20 patches cut {result.facts['test_bags']['cut']} (" in report
         and "rivals=False, max_patches=20)" in report

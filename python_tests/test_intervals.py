@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
 from scipy import stats
 
 import survcore
-from survcore.metrics import Interval, bootstrap_interval, compare_paired, concordance_index, jackknife_interval
+from survcore.benchmarks import coverage
+from survcore.benchmarks.cli import bench
+from survcore.metrics import (
+    Interval,
+    bootstrap_interval,
+    compare_paired,
+    concordance_index,
+    d_calibration,
+    jackknife_interval,
+)
 from survcore.metrics.resampling import Patients
 
 
@@ -21,12 +32,7 @@ def mean(values: np.ndarray) -> float:
 
 def patients(seed: int, count: int, rows: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Times, events, a noisy risk and the true one; every patient has the same outcome in ``rows`` rows."""
-    generator = np.random.default_rng(seed)
-    log_hazard = generator.normal(size=count)
-    failure, censoring = generator.exponential(np.exp(-log_hazard)), generator.exponential(1.5, count)
-    risk = log_hazard + 0.5 * generator.normal(size=count)
-    columns = (np.minimum(failure, censoring), failure <= censoring, risk, log_hazard)
-    return tuple(np.repeat(column, rows) for column in columns)
+    return coverage.simulated_patients(np.random.default_rng(seed), count, rows)
 
 
 # --- bootstrap ------------------------------------------------------------------------------------------------------
@@ -184,7 +190,7 @@ def test_p_value_by_definition() -> None:
         return seen[-1]
 
     compared = compare_paired(recorded, (np.zeros(40),), first, second, resamples=99)
-    draws = np.array(seen[2:]).reshape(2, 99)
+    draws = np.array(seen[2:]).reshape(99, 2).T
     below, above = (draws[0] <= draws[1]).sum(), (draws[0] >= draws[1]).sum()
     assert 0 < min(below, above)
     assert compared.p_value == pytest.approx(2 * (1 + min(below, above)) / 100)
@@ -196,6 +202,17 @@ def test_equal_predictions_do_not_differ() -> None:
     time, event, risk, _ = patients(7, 60)
     compared = compare_paired(concordance_index, [time, event], risk, 2 * risk + 1, resamples=50)
     assert (compared.difference, compared.lower, compared.upper, compared.p_value) == (0, 0, 0, 1)
+
+
+def test_paired_draws_are_not_kept() -> None:
+    first, second = np.random.default_rng(8).normal(size=(2, 20_000))
+    tracemalloc.start()
+    try:
+        compare_paired(lambda shared, values: values[0], (first,), first, second, resamples=100)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 * first.nbytes
 
 
 def test_paired_undefined_resamples() -> None:
@@ -264,6 +281,29 @@ def test_paired_difference_covers_the_truth_and_seldom_finds_what_is_not_there(t
     assert rejected / 100 <= 0.14
 
 
+def test_coverage_from_the_command_line() -> None:
+    arguments = "coverage --simulations 2 --resamples 20 --patients 30 --patients 40 --seed 3".split()
+    lines = CliRunner().invoke(bench, arguments, catch_exceptions=False).output.splitlines()
+    assert lines[0].startswith(f"survcore {survcore.__version__} · numpy {np.__version__} · date 20")
+    assert lines[0].endswith("simulations 2 · resamples 20 · seed 3")
+    truth = coverage.true_concordance(3)
+    assert lines[1] == f"true C-index {truth[0]:.4f}, of the better risk {truth[1]:.4f}"
+    for patients in (30, 40):
+        start = lines.index(f"{patients} patients")
+        found = coverage.coverage(patients, truth, simulations=2, resamples=20, seed=3)
+        assert len(found) == 4
+        for line, share in zip(lines[start + 1 :], found, strict=False):
+            assert line.split("  ")[1] == share.interval
+            assert f" {100 * share.share:.1f} % " in line
+
+
+def test_coverage_counts_what_holds_the_truth() -> None:
+    options = {"simulations": 3, "resamples": 20}
+    assert [found.share for found in coverage.coverage(30, (2.0, 0.0), **options)] == [0, 0, 0, 0]
+    shares = [found.share for found in coverage.coverage(100, coverage.true_concordance(0, 20_000), **options)]
+    assert max(shares) > 0.5
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
@@ -279,12 +319,35 @@ def test_paired_difference_covers_the_truth_and_seldom_finds_what_is_not_there(t
         (([1, 2, 3],), {"groups": ["a", "a", "a"]}, "at least two patients to draw from, got 1"),
         (([],), {}, "at least two patients to draw from, got 0"),
         (([1, 2, 3],), {"level": 95}, "level between 0 and 1, got 95"),
+        (([1, 2, 3],), {"level": "a"}, "level between 0 and 1, got 'a'"),
     ],
 )
 def test_errors_name_what_is_wrong(arrays: tuple, options: dict, message: str) -> None:
     for interval in (bootstrap_interval, jackknife_interval):
         with pytest.raises(ValueError, match=message):
             interval(lambda *rows: rows[0].mean(), *arrays, **options)
+
+
+def test_frames_of_curves_are_taken_by_rows() -> None:
+    time, event, _, log_hazard = patients(9, 40)
+    times = [0.2, 0.5, 1.0]
+    curves = np.exp(-np.exp(log_hazard)[:, None] * times)
+    frame = pd.DataFrame(curves.T, index=times)
+
+    def statistic(*rows: np.ndarray) -> float:
+        return d_calibration(*rows, frame.index).statistic
+
+    found = bootstrap_interval(statistic, time, event, frame.T, resamples=20)
+    assert found == bootstrap_interval(statistic, time, event, curves, resamples=20)
+    for wrong in (
+        lambda: bootstrap_interval(statistic, time, event, frame),
+        lambda: jackknife_interval(statistic, time, event, frame),
+        lambda: compare_paired(statistic, (time, event), frame, frame),
+    ):
+        with pytest.raises(ValueError, match="a DataFrame with times as index goes in transposed, as frame.T"):
+            wrong()
+    with pytest.raises(ValueError, match="curves are \\[patients, times\\]$"):
+        bootstrap_interval(statistic, time, event, curves.T)
 
 
 def test_errors_of_the_metric_on_the_data_pass_through() -> None:

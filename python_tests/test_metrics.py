@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,7 +69,22 @@ def test_kaplan_meier_by_definition(rows: list[tuple[float, bool]]) -> None:
     np.testing.assert_allclose(curve.survival, np.cumprod(1 - curve.events / curve.at_risk), rtol=0, atol=1e-12)
 
 
-def test_kaplan_meier_of_many_rows_in_two_threads() -> None:
+@pytest.mark.parametrize(
+    ("setting", "cores", "threads"),
+    [("1", {0, 1}, 0), ("1,4", {0, 1}, 0), ("2", {0, 1}, 1), ("", {0, 1}, 1), (None, {0, 1}, 1), (None, {0}, 0)],
+)
+def test_kaplan_meier_of_many_rows(
+    monkeypatch: pytest.MonkeyPatch, setting: str | None, cores: set[int], threads: int
+) -> None:
+    """A second thread sorts where the environment and the cores allow one."""
+    if setting is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", setting)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: cores, raising=False)
+    started = []
+    start = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: (started.append(thread), start(thread)))
     generator = np.random.default_rng(4)
     time, event = generator.exponential(30, 300_000).round(3), generator.random(300_000) < 0.5
     curve = kaplan_meier(time, event)
@@ -75,6 +92,15 @@ def test_kaplan_meier_of_many_rows_in_two_threads() -> None:
     np.testing.assert_array_equal(curve.times, distinct)
     np.testing.assert_array_equal(curve.at_risk, count[::-1].cumsum()[::-1])
     np.testing.assert_array_equal(curve.events, np.bincount(inverse, weights=event))
+    assert len(started) == threads
+
+
+def test_repr_and_equality() -> None:
+    curve = kaplan_meier([2.0, 4.0, 4.0, 6.5], [1, 1, 0, 0])
+    assert repr(curve) == "KaplanMeier(3 times from 2 to 6.5, last survival 0.5)"
+    assert curve == curve
+    assert curve != kaplan_meier([2.0, 4.0, 4.0, 6.5], [1, 1, 0, 0])
+    assert len({curve, curve}) == 1
 
 
 def test_survival_between_and_beyond_the_times() -> None:
@@ -151,7 +177,11 @@ def test_a_weight_is_a_number_of_patients() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 6), st.booleans(), st.integers(0, 5), st.floats(0, 2)), max_size=30))
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.booleans(), st.integers(0, 5), st.floats(0, 2)), max_size=30).filter(
+        lambda rows: any(weight for *_, weight in rows)
+    )
+)
 def test_order_and_duplicates_of_patients_do_not_matter(rows: list[tuple[int, bool, int, float]]) -> None:
     def survival(rows: list[tuple[int, bool, int, float]]) -> np.ndarray:
         time, event, entry, weights = np.array(rows, dtype=float).reshape(-1, 4).T
@@ -191,7 +221,45 @@ def test_entry_at_the_time_of_an_event_is_too_late() -> None:
 def test_patients_of_weight_zero_are_not_there() -> None:
     curve = kaplan_meier([1, 2, 3], [1, 1, 0], weights=[1, 0, 1])
     assert (curve.times.tolist(), curve.survival.tolist()) == ([1, 3], [0.5, 0.5])
-    assert len(kaplan_meier([1, 2], [1, 1], weights=[0, 0]).times) == 0
+    with pytest.raises(ValueError, match="expected weights above 0, got only zeros"):
+        kaplan_meier([1, 2], [1, 1], weights=[0, 0])
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("scale", [1e308, 1e150, 1e-300, 5e-324])
+def test_unit_of_the_weights_does_not_matter(scale: float, late: bool) -> None:
+    time, event, entry, weights = late_entries(11, 300, 1)
+    time[:3], event[:3], entry[:3] = 200, False, 0
+    weights = np.ceil(4 * weights / weights.max()) / 4  # at most 1
+    if scale < 1e-320:
+        weights *= 4
+    plain = kaplan_meier(time, event, entry=entry if late else None, weights=weights)
+    curve = kaplan_meier(time, event, entry=entry if late else None, weights=weights * scale)
+    np.testing.assert_allclose(curve.survival, plain.survival, rtol=1e-14)
+    np.testing.assert_allclose(curve.standard_error, plain.standard_error / np.sqrt(scale), rtol=1e-12)
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(curve.at_risk, plain.at_risk * scale, rtol=1e-14)
+        np.testing.assert_allclose(curve.events, plain.events * scale, rtol=1e-14)
+
+
+def test_weights_whose_sum_exceeds_the_range() -> None:
+    curve = kaplan_meier([1, 2, 3], [1, 0, 0], weights=[1e308] * 3)
+    np.testing.assert_allclose(curve.survival, 2 / 3)
+    assert curve.at_risk.tolist() == [np.inf, np.inf, 1e308]
+    np.testing.assert_allclose(curve.standard_error, np.sqrt(2 / 27) * 1e-154)
+
+
+@pytest.mark.parametrize("entry", [None, [0, 0, 0, 0, 0]])
+@pytest.mark.parametrize("heavy", [1e17, 1e100, 1e300])
+def test_light_patients_beside_heavy_ones(entry: list | None, heavy: float) -> None:
+    """Three magnitudes, which no sum in float64 holds at once; the heavy die or leave first."""
+    weights = [heavy, heavy**0.5, 0.5, 0.25, 0.25]
+    curve = kaplan_meier([1, 2, 3, 4, 5], [0, 1, 0, 1, 0], entry=entry, weights=weights)
+    staying = 1 / (1 + heavy**0.5)
+    np.testing.assert_allclose(curve.survival, [1, staying, staying, staying / 2, staying / 2], rtol=1e-14)
+    assert curve.at_risk[-2:].tolist() == [0.5, 0.25]
+    variance = np.array([heavy**0.5 / (1 + heavy**0.5), 0.25 / (0.5 * 0.25)]).cumsum()
+    np.testing.assert_allclose(curve.standard_error[[1, 3]], curve.survival[[1, 3]] * np.sqrt(variance), rtol=1e-13)
 
 
 @pytest.mark.parametrize(
@@ -214,9 +282,9 @@ def test_errors_of_entry_and_weights(changes: dict, message: str) -> None:
 
 
 def test_kaplan_meier_edges() -> None:
-    nobody = kaplan_meier([], [])
-    assert len(nobody.times) == 0
-    assert nobody.survival_at(5.0) == 1
+    for weights in (None, []):
+        with pytest.raises(ValueError, match="at least one patient, got none"):
+            kaplan_meier([], [], weights=weights)
     assert kaplan_meier([3.0], [1]).survival.tolist() == [0]
     assert kaplan_meier([3.0, 5.0], [0, 0]).survival.tolist() == [1, 1]
     tied = kaplan_meier([-0.0, 0.0, 0.0], [1, 0, 0])
@@ -244,6 +312,13 @@ def test_inputs_are_left_alone() -> None:
     kaplan_meier(time, event)
     for values, copy in zip((time, event), copies, strict=True):
         np.testing.assert_array_equal(values, copy)
+
+
+def test_series_in_different_orders_are_refused() -> None:
+    time, event = (pd.Series(values, index=list("abc")) for values in ([1.0, 2, 3], [1, 0, 1]))
+    assert kaplan_meier(time, event, weights=event).at_risk.tolist() == [2, 1]
+    with pytest.raises(ValueError, match="weights and time have different indexes"):
+        kaplan_meier(time, event, weights=event[::-1])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from survcore.arguments import to_numpy, vector
+from survcore.arguments import common_index, to_numpy, vector
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,7 +139,7 @@ class BaselineHazard:
         return np.concatenate([np.empty(0), *(getattr(curve, name) for curve in self._curves)])
 
     def _evaluated(self, log_hazard: Any, times: Any, strata: Any) -> _Curves:
-        index = _common_index(log_hazard=log_hazard, strata=strata)
+        index = common_index(log_hazard=log_hazard, strata=strata)
         log_hazard = _log_hazards(log_hazard)
         index = range(len(log_hazard)) if index is None else index
         _check_log_hazards(log_hazard, index)
@@ -210,7 +210,7 @@ def baseline_hazard(
     from survcore.ops import cox_baseline_hazard
 
     columns = {"time": time, "event": event, "entry": entry, "weights": weights}
-    _common_index(log_hazard=log_hazard, strata=strata, **columns)
+    common_index(log_hazard=log_hazard, strata=strata, **columns)
     tensors = {name: None if value is None else _tensor(name, value) for name, value in columns.items()}
     log_hazard = _log_hazards(log_hazard)
     _check_log_hazards(log_hazard, range(len(log_hazard)))
@@ -286,18 +286,6 @@ def _tensor(name: str, values: Any) -> Tensor:
     if values.dtype.kind not in "biuf":
         raise TypeError(f"{name} must hold numbers, got {values.dtype}")
     return torch.from_numpy(np.require(values, requirements=["C", "W"]))
-
-
-def _common_index(**arguments: Any) -> Any:
-    """The index of those that are Series, None if none is; ValueError if they name different patients."""
-    named = {name: value.index for name, value in arguments.items() if hasattr(value, "iloc")}
-    if not named:
-        return None
-    (first, index), *others = named.items()
-    for name, other in others:
-        if not index.equals(other):
-            raise ValueError(f"{name} and {first} have different indexes: bring them into one order of patients first")
-    return index
 
 
 def _log_hazards(values: Any) -> np.ndarray:

@@ -1,5 +1,6 @@
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "bindings.h"
@@ -40,19 +41,23 @@ py::tuple curve_of(const Vector<std::uint64_t>& words, const std::optional<Vecto
 
 py::tuple weighted_curve_of(const Vector<double>& time, const Vector<bool>& event, const Vector<double>& weight,
                             const std::optional<Vector<double>>& entry,
-                            const std::optional<Vector<double>>& entry_weight) {
-  if (entry.has_value() != entry_weight.has_value()) throw std::invalid_argument("expected entries with their weights");
+                            const std::optional<Vector<std::uint32_t>>& entry_row) {
+  if (entry.has_value() != entry_row.has_value()) throw std::invalid_argument("expected entries with their rows");
   const std::size_t count =
-      entry ? common_length(time, event, weight, *entry, *entry_weight) : common_length(time, event, weight);
+      entry ? common_length(time, event, weight, *entry, *entry_row) : common_length(time, event, weight);
+  if (entry) {
+    if (count >> 32 != 0) throw std::invalid_argument("expected fewer than 2^32 rows");
+    const std::uint32_t* row = entry_row->data();
+    if (std::any_of(row, row + count, [count](std::uint32_t place) { return place >= count; })) {
+      throw std::invalid_argument("expected the rows of the entries below their number");
+    }
+  }
   const auto distinct = static_cast<py::ssize_t>(distinct_times(time.data(), count));
   Vector<double> times(distinct), survival(distinct), at_risk(distinct), events(distinct);
   {
-    const WeightedRows rows{time.data(),
-                            event.data(),
-                            weight.data(),
-                            entry ? entry->data() : nullptr,
-                            entry ? entry_weight->data() : nullptr,
-                            count};
+    const WeightedRows rows{
+        time.data(), event.data(), weight.data(), entry ? entry->data() : nullptr, entry ? entry_row->data() : nullptr,
+        count};
     double* times_out = times.mutable_data();
     double* survival_out = survival.mutable_data();
     double* at_risk_out = at_risk.mutable_data();
@@ -71,8 +76,8 @@ void bind_kaplan_meier(py::module_& module) {
   module.def("kaplan_meier", &curve_of, py::arg("words"), py::arg("entries") = py::none(),
              "Times, survival, at_risk, events of sorted words of pack_times and, for late entry, sorted entries.");
   module.def("weighted_kaplan_meier", &weighted_curve_of, py::arg("time"), py::arg("event"), py::arg("weight"),
-             py::arg("entry"), py::arg("entry_weight"),
-             "Times, survival, at_risk, events of rows in the order of their times; entry and its weights in theirs.");
+             py::arg("entry"), py::arg("entry_row"),
+             "Times, survival, at_risk, events of rows in the order of their times; sorted entries with their rows.");
 }
 
 }  // namespace survcore::metrics

@@ -4,6 +4,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "range_gains.h"
 #include "rank_set.h"
 #include "weight_set.h"
 
@@ -22,7 +23,7 @@ struct Compared {
 class Survivors : public RankSet {
  public:
   using Amount = std::int64_t;
-  using RankSet::RankSet;
+  explicit Survivors(const LineUp::Stratum& stratum) : RankSet(stratum.last - stratum.first) {}
   void insert(const LineUp& rows, std::uint32_t row) { RankSet::insert(rows.rank(row)); }
   void remove(const LineUp& rows, std::uint32_t row) { RankSet::remove(rows.rank(row)); }
 
@@ -43,9 +44,16 @@ class Survivors : public RankSet {
 class WeightedSurvivors : public WeightSet {
  public:
   using Amount = double;
-  using WeightSet::WeightSet;
-  void insert(const LineUp& rows, std::uint32_t row) { WeightSet::insert(rows.rank(row), rows.weight(row)); }
-  void remove(const LineUp& rows, std::uint32_t row) { WeightSet::remove(rows.rank(row), rows.weight(row)); }
+  explicit WeightedSurvivors(const LineUp::Stratum& stratum)
+      : WeightSet(stratum.last - stratum.first),
+        first_(stratum.first),
+        leaves_(stratum.entrances.empty() ? 0 : stratum.last - stratum.first) {}
+
+  void insert(const LineUp& rows, std::uint32_t row) {
+    const std::uint32_t leaf = WeightSet::insert(rows.rank(row), rows.weight(row));
+    if (!leaves_.empty()) leaves_[row - first_] = leaf;
+  }
+  void remove(const LineUp&, std::uint32_t row) { WeightSet::remove(leaves_[row - first_]); }
 
   // As above, in the order of rank: a difference of sums would leave rounding where no two ranks differ.
   template <typename Tie>
@@ -63,15 +71,94 @@ class WeightedSurvivors : public WeightSet {
       insert(rows, events[i].row);
     }
   }
+
+ private:
+  std::uint32_t first_;
+  std::vector<std::uint32_t> leaves_;  // of the rows of the stratum, where some leave
 };
 
 // Events with their weights and what these count in pairs.
 class WeightedEvents : public WeightSet {
  public:
-  using WeightSet::WeightSet;
+  explicit WeightedEvents(const LineUp::Stratum& stratum) : WeightSet(stratum.last - stratum.first) {}
   void insert(const LineUp& rows, std::uint32_t row) {
     WeightSet::insert(rows.rank(row), rows.weight(row) * rows.event_weight(row));
   }
+};
+
+// Of all pairs with a row, the weight of the concordant less that of the discordant, and that of all comparable; the
+// row's own weight left out.
+struct Role {
+  double net = 0.0;
+  double comparable = 0.0;
+
+  Role& operator+=(const Role& other) {
+    net += other.net;
+    comparable += other.comparable;
+    return *this;
+  }
+};
+
+// Rows that gather the pairs in which they outlive an event, from their entrance on.
+class GatheringSurvivors {
+ public:
+  using Amount = std::uint32_t;
+  explicit GatheringSurvivors(const LineUp::Stratum& stratum)
+      : first_(stratum.first),
+        used_(stratum.last - stratum.first, 0),
+        leaves_(stratum.last - stratum.first),
+        gains_(stratum.last - stratum.first) {}
+
+  void insert(const LineUp& rows, std::uint32_t row) {
+    const std::uint32_t rank = rows.rank(row);
+    const std::uint32_t leaf = leaves_[row - first_] = rank + used_[rank]++;
+    gains_.open(leaf);
+  }
+
+  void remove(const LineUp&, std::uint32_t row) {
+    gathered_.push_back({row, gains_.collect(leaves_[row - first_])});
+    leaves_[row - first_] = gone;
+  }
+
+  template <typename Tie>
+  void insert_events(const LineUp& rows, std::vector<Compared<Amount>>& events, Tie) {
+    for (const auto& event : events) insert(rows, event.row);
+  }
+
+  // Leaves of smaller rank, of the same, and of larger.
+  Around<Amount> around(std::uint32_t rank) const {
+    const auto leaves = static_cast<std::uint32_t>(leaves_.size());
+    return {rank, used_[rank], leaves - rank - used_[rank]};
+  }
+
+  // All who are there outlive an event of that weight.
+  void outlive(const Around<Amount>& leaves, double weight) {
+    gains_.add(0, leaves.smaller, {weight, weight});
+    gains_.add(leaves.smaller, leaves.smaller + leaves.same, {0, weight});
+    gains_.add(leaves.smaller + leaves.same, leaves_.size(), {-weight, weight});
+  }
+
+  // Adds what every row of the stratum has gathered, all of them having been inserted.
+  void add_to(std::vector<Role>& roles) {
+    for (const auto& [row, gained] : gathered_) roles[row] += gained;
+    for (std::size_t i = 0; i < leaves_.size(); ++i) {
+      if (leaves_[i] != gone) roles[first_ + i] += gains_.collect(leaves_[i]);
+    }
+  }
+
+ private:
+  static constexpr std::uint32_t gone = 0xffffffff;
+
+  struct Gathered {
+    std::uint32_t row;
+    Role gained;
+  };
+
+  std::uint32_t first_;
+  std::vector<std::uint32_t> used_;    // leaves of each rank
+  std::vector<std::uint32_t> leaves_;  // of the rows
+  RangeGains<Role> gains_;
+  std::vector<Gathered> gathered_;  // by rows that were removed
 };
 
 // Calls compare(event, around) with what the rows hold that outlived the event and were under observation at its time,
@@ -80,8 +167,7 @@ class WeightedEvents : public WeightSet {
 // When an event is compared, the set holds those of a later time that had entered, and those censored at its own time.
 // Events of one time enter together, after all of them were compared.
 template <typename Set, typename Compare, typename Tie>
-void for_each_event(const LineUp& rows, const LineUp::Stratum& stratum, Compare compare, Tie tie) {
-  Set outlived(stratum.last - stratum.first);
+void for_each_event(const LineUp& rows, const LineUp::Stratum& stratum, Set& outlived, Compare compare, Tie tie) {
   auto entrance = stratum.entrances.begin();
   std::vector<Compared<typename Set::Amount>> events;  // of the current time
   for (std::uint32_t row = stratum.first; row < stratum.last;) {
@@ -109,10 +195,11 @@ void for_each_event(const LineUp& rows, const LineUp::Stratum& stratum, Compare 
 }
 
 // Calls compare(row, around) with what the events hold that the row outlived, and entered(row, around) with those of
-// them that were over before it came under observation.
+// them that were over before it came under observation. The difference is exact for counts; for weights with late
+// entries see GatheringSurvivors.
 template <typename Set, typename Compare, typename Entered>
 void for_each_survivor(const LineUp& rows, const LineUp::Stratum& stratum, Compare compare, Entered entered) {
-  Set events(stratum.last - stratum.first);
+  Set events(stratum);
   auto entrance = stratum.entrances.rbegin();
   for (std::uint32_t last = stratum.last, first; last > stratum.first; last = first) {
     for (; entrance != stratum.entrances.rend() && entrance->place >= last; ++entrance) {
@@ -149,17 +236,11 @@ ConcordanceCounts<Number> counts_of(const LineUp& rows) {
     counts.tied_both += weight(event) * same;
   };
   for (std::size_t stratum = 0; stratum < rows.strata(); ++stratum) {
-    for_each_event<Set>(rows, rows.stratum(stratum), compare, tie);
+    Set outlived(rows.stratum(stratum));
+    for_each_event(rows, rows.stratum(stratum), outlived, compare, tie);
   }
   return counts;
 }
-
-// Of all pairs with a row, the weight of the concordant less that of the discordant, and that of all comparable; the
-// row's own weight left out.
-struct Role {
-  double net = 0.0;
-  double comparable = 0.0;
-};
 
 template <typename Rows, typename Events>
 double variance_of(const LineUp& rows) {
@@ -181,19 +262,33 @@ double variance_of(const LineUp& rows) {
     roles[row].net -= static_cast<double>(events.larger - events.smaller);
     roles[row].comparable -= static_cast<double>(events.smaller + events.same + events.larger);
   };
-  for (std::size_t stratum = 0; stratum < rows.strata(); ++stratum) {
-    for_each_event<Rows>(rows, rows.stratum(stratum), outlived, [](auto...) {});
-    for_each_survivor<Events>(rows, rows.stratum(stratum), survived, missed);
+  const auto no_tie = [](auto...) {};
+  for (std::size_t index = 0; index < rows.strata(); ++index) {
+    const LineUp::Stratum stratum = rows.stratum(index);
+    Rows there(stratum);
+    for_each_event(rows, stratum, there, outlived, no_tie);
+    if (rows.weighted() && !stratum.entrances.empty()) {
+      GatheringSurvivors gathering(stratum);
+      const auto outlive = [&](std::uint32_t event, const auto& leaves) {
+        gathering.outlive(leaves, rows.weight(event) * rows.event_weight(event));
+      };
+      for_each_event(rows, stratum, gathering, outlive, no_tie);
+      gathering.add_to(roles);
+    } else {
+      for_each_survivor<Events>(rows, stratum, survived, missed);
+    }
   }
   if (total.comparable == 0) return std::numeric_limits<double>::quiet_NaN();
 
   const double difference = total.net / total.comparable;  // Somers' d, twice the index less 1
   double variance = 0.0;
   for (std::size_t row = 0; row < rows.size(); ++row) {
-    const double influence = rows.weight(row) * (roles[row].net - difference * roles[row].comparable);
+    // Divided before it is squared, which small weights might not survive.
+    const double influence =
+        rows.weight(row) * (roles[row].net - difference * roles[row].comparable) / total.comparable;
     variance += influence * influence;
   }
-  return variance / (4 * total.comparable * total.comparable);
+  return variance / 4;
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 #include <array>
 #include <bit>
 
+#include "sum_tree.h"
+
 namespace survcore::metrics {
 
 namespace {
@@ -23,7 +25,7 @@ std::uint64_t approximate_median(const double* time, std::size_t count) {
   return pack(*middle, false);
 }
 
-// Keeps what rounding takes from a running sum: a few patients at risk are the small difference of large sums.
+// Keeps what rounding takes from a running sum.
 class CompensatedSum {
  public:
   void add(double value) {
@@ -33,17 +35,68 @@ class CompensatedSum {
     sum_ = total;
   }
 
-  void subtract(const CompensatedSum& other) {
-    add(-other.sum_);
-    add(-other.lost_);
-  }
-
   double value() const { return sum_ + lost_; }
 
  private:
   double sum_ = 0;
   double lost_ = 0;
 };
+
+// In both cases below, the weights at risk before a time and after its deaths are sums of those who are there, not what
+// a subtraction leaves: the few who outlive much heavier patients keep their digits, and where all die nobody is left.
+
+// All rows at risk from the start: sums over the rows from the last one backward, then products forward.
+void expose_all(const WeightedRows& rows, double* times, double* survival, double* at_risk, double* events) {
+  std::size_t step = distinct_times(rows.time, rows.count);
+  const std::size_t steps = step;
+  CompensatedSum exposed;
+  for (std::size_t last = rows.count, first; last > 0; last = first) {
+    const double now = rows.time[last - 1];
+    CompensatedSum deaths;
+    for (first = last; first > 0 && rows.time[first - 1] == now; --first) {
+      if (!rows.event[first - 1]) exposed.add(rows.weight[first - 1]);
+    }
+    const double staying = exposed.value();
+    for (std::size_t row = first; row < last; ++row) {
+      if (!rows.event[row]) continue;
+      deaths.add(rows.weight[row]);
+      exposed.add(rows.weight[row]);
+    }
+    --step;
+    times[step] = now;
+    at_risk[step] = exposed.value();
+    events[step] = deaths.value();
+    survival[step] = staying / exposed.value();
+  }
+  for (double surviving = 1.0; step < steps; ++step) survival[step] = surviving *= survival[step];
+}
+
+// Rows that come and go: a tree of sums with one leaf per row.
+void expose_late(const WeightedRows& rows, double* times, double* survival, double* at_risk, double* events) {
+  SumTree exposed(rows.count);
+  double surviving = 1.0;
+  std::size_t entered = 0;
+  for (std::size_t first = 0, last, step = 0; first < rows.count; first = last, ++step) {
+    const double now = rows.time[first];
+    for (; entered < rows.count && rows.entry[entered] < now; ++entered) {
+      const std::uint32_t row = rows.entry_row[entered];
+      exposed.set(row, rows.weight[row]);
+    }
+    times[step] = now;
+    at_risk[step] = exposed.total();
+    CompensatedSum deaths;
+    for (last = first; last < rows.count && rows.time[last] == now; ++last) {
+      if (!rows.event[last]) continue;
+      deaths.add(rows.weight[last]);
+      exposed.set(static_cast<std::uint32_t>(last), 0.0);
+    }
+    events[step] = deaths.value();
+    survival[step] = surviving *= exposed.total() / at_risk[step];
+    for (std::size_t row = first; row < last; ++row) {
+      if (!rows.event[row]) exposed.set(static_cast<std::uint32_t>(row), 0.0);
+    }
+  }
+}
 
 }  // namespace
 
@@ -96,30 +149,10 @@ std::size_t distinct_times(const double* time, std::size_t count) {
 }
 
 void weighted_kaplan_meier(const WeightedRows& rows, double* times, double* survival, double* at_risk, double* events) {
-  double surviving = 1.0;
-  CompensatedSum exposed;
-  std::size_t entered = 0;
-  if (!rows.entry) {
-    for (; entered < rows.count; ++entered) exposed.add(rows.weight[entered]);
-  }
-  for (std::size_t first = 0, last, step = 0; first < rows.count; first = last, ++step) {
-    const double now = rows.time[first];
-    for (; entered < rows.count && rows.entry[entered] < now; ++entered) exposed.add(rows.entry_weight[entered]);
-    CompensatedSum deaths, leaving;
-    std::size_t died = 0;
-    for (last = first; last < rows.count && rows.time[last] == now; ++last) {
-      leaving.add(rows.weight[last]);
-      if (!rows.event[last]) continue;
-      deaths.add(rows.weight[last]);
-      ++died;
-    }
-    // Where all who are at risk die, rounding shall leave nobody.
-    surviving *= died == entered - first ? 0 : std::max(0.0, 1 - deaths.value() / exposed.value());
-    times[step] = now;
-    survival[step] = surviving;
-    at_risk[step] = exposed.value();
-    events[step] = deaths.value();
-    exposed.subtract(leaving);
+  if (rows.entry) {
+    expose_late(rows, times, survival, at_risk, events);
+  } else {
+    expose_all(rows, times, survival, at_risk, events);
   }
 }
 

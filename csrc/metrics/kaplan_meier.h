@@ -23,16 +23,16 @@ void kaplan_meier(const std::uint64_t* words, const double* entries, std::size_t
 struct WeightedRows {
   const double* time;  // [count], rising
   const bool* event;
-  const double* weight;        // above 0
-  const double* entry;         // [count], rising, or null
-  const double* entry_weight;  // [count], the weights in the order of the entries
+  const double* weight;            // above 0, their sum finite
+  const double* entry;             // [count], rising, or null where all rows are at risk from the start
+  const std::uint32_t* entry_row;  // [count], the row of each entry, by its place in the order of the times
   std::size_t count;
 };
 
 // Number of distinct times among rising ones.
 std::size_t distinct_times(const double* time, std::size_t count);
 
-// As kaplan_meier, with sums of weights in the place of counts.
+// As kaplan_meier, with sums of weights in the place of counts. O(n), with entries O(n log n).
 void weighted_kaplan_meier(const WeightedRows& rows, double* times, double* survival, double* at_risk, double* events);
 
 }  // namespace survcore::metrics

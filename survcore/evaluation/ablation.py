@@ -131,6 +131,6 @@ def _compared(found: dict[str, tuple[pd.DataFrame, pd.DataFrame]], system: str, 
                 defaults[key] = risk
             elif key in defaults:
                 difference = bootstrap.difference(risk, defaults[key])
-                line |= {"difference": difference.value, "low": difference.low, "high": difference.high}
+                line |= {"difference": difference.value, "low": difference.lower, "high": difference.upper}
             lines.append(line)
     return pd.DataFrame(lines)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from survcore.evaluation.comparison import Interval
+from survcore.evaluation.comparison import signed
 from survcore.evaluation.wording import INTERVALS, size, versions
 from survcore.files import replacing
 
@@ -50,7 +50,7 @@ def write_ablation_report(
     for row in table.itertuples():
         difference = "same" if row.variant in same else ""
         if not difference and not pd.isna(row.difference):
-            difference = Interval(row.difference, row.low, row.high).signed
+            difference = signed(row.difference, row.low, row.high)
         lines.append(f"| {row.variant} | {row.scenario} | {row.c_index:.3f} +- {row.sd:.3f} | {difference} |")
     lines += ["", versions(), ""]
     with replacing(path) as temporary:

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 
 from survcore.draws import stream_seed
-from survcore.metrics import concordance_index
-from survcore.metrics.resampling import Patients, metric_values, percentiles
+from survcore.metrics import Interval, concordance_index
+from survcore.metrics.intervals import percentile_interval
+from survcore.metrics.resampling import Patients, metric_values
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A value with its 95 % percentile interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
-
-    @property
-    def signed(self) -> str:
-        """The same, with signs, for differences."""
-        return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
+def signed(difference: float, lower: float, upper: float) -> str:
+    """A difference and its limits, all with their signs."""
+    return f"{difference:+.3f} ({lower:+.3f} to {upper:+.3f})"
 
 
 def own_rows(predictions: pd.DataFrame, system: str) -> pd.DataFrame:
@@ -82,5 +69,5 @@ class FoldBootstrap:
 
     @staticmethod
     def interval(means: np.ndarray) -> Interval:
-        """The value and its interval from :meth:`fold_means` (or a difference of two)."""
-        return Interval(float(means[0]), *percentiles(means[1:], 0.95))
+        """The value and its 95 % percentile interval from :meth:`fold_means` (or a difference of two)."""
+        return percentile_interval(float(means[0]), means[1:], 0.95)

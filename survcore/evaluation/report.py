@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from survcore.evaluation.comparison import FoldBootstrap, own_rows
+from survcore.evaluation.comparison import FoldBootstrap, own_rows, signed
 from survcore.evaluation.scenarios import scenarios, title
 from survcore.evaluation.wording import INTERVALS, size, versions
 from survcore.files import replacing
@@ -91,7 +91,7 @@ def _table(
         values = rows.set_index("fold")["c_index"]
         interval = bootstrap.interval(means[key])
         cells = [*key, f"{rows['n'].sum()} ({rows['events'].sum()})", f"{values.mean():.3f} +- {values.std():.3f}"]
-        cells.append(f"{interval.low:.3f} to {interval.high:.3f}")
+        cells.append(f"{interval.lower:.3f} to {interval.upper:.3f}")
         lines.append("| " + " | ".join([*cells, *(f"{values.get(fold, np.nan):.3f}" for fold in folds)]) + " |")
     return lines
 
@@ -106,7 +106,8 @@ def _differences(facts: dict[str, Any], predictions: pd.DataFrame, bootstrap: Fo
     for first, second in pairs:
         difference = bootstrap.difference(risks[first], risks[second])
         rows = len(risks[first].index.intersection(risks[second].index))
-        lines.append(f"| {title(*first)} | {title(*second)} | {rows} | {difference.signed} |")
+        written = signed(difference.value, difference.lower, difference.upper)
+        lines.append(f"| {title(*first)} | {title(*second)} | {rows} | {written} |")
     return [*lines, "", "Each on the rows that both have.", ""]
 
 

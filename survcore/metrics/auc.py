@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from survcore import _metrics
-from survcore.arguments import to_numpy, vector
+from survcore.arguments import common_index, to_numpy
 from survcore.metrics.censoring import (
     CensoringDistribution,
     case_probabilities,
     inverse_censoring_weights,
+    refuse_entry,
     training_outcome,
     within_follow_up,
 )
-from survcore.metrics.inputs import outcome, risks
+from survcore.metrics.inputs import outcome, rising, risks
 from survcore.metrics.kaplan_meier import kaplan_meier
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DynamicAUC:
     """Cumulative/dynamic areas under the ROC curve.
 
@@ -28,7 +30,7 @@ class DynamicAUC:
         times: float64 [E], evaluation times.
         auc: float64 [E]; NaN at a time without a case or without a control.
         mean: the areas averaged with the fall of the evaluated patients' Kaplan-Meier curve since the previous
-            evaluation time as weights (since time 0 at the first), as scikit-survival does. A time since whose
+            evaluation time as weights (since time 0 at the first; Lambert and Chevret 2014). A time since whose
             predecessor nobody failed has weight 0, its area NaN or not; NaN where an area of positive weight is NaN,
             or all weights are 0.
     """
@@ -39,7 +41,14 @@ class DynamicAUC:
 
 
 def cumulative_dynamic_auc(
-    time: Any, event: Any, risk: Any, times: Any, *, train: Any = None, convention: str = "G(T-)"
+    time: Any,
+    event: Any,
+    risk: Any,
+    times: Any,
+    *,
+    train: Any = None,
+    convention: str = "G(T-)",
+    entry: None = None,
 ) -> DynamicAUC:
     """How well a risk tells the patients who fail by t from those who live longer, at each evaluation time.
 
@@ -56,6 +65,7 @@ def cumulative_dynamic_auc(
         train: outcomes whose censoring gives G, a pair (time, event) or a structured array; None: the evaluated ones.
         convention: "G(T-)", the probability of having been observed until the event, or "G(T)", as scikit-survival
             weighs; they differ where a training censoring shares the time of an event.
+        entry: not available; late entries (left truncation) raise.
 
     Raises:
         ValueError: for outcomes, risks or times of wrong shape or value, evaluation times beyond the training
@@ -65,10 +75,10 @@ def cumulative_dynamic_auc(
     the mean: Lambert and Chevret, Summary measure of discrimination in survival models based on cumulative/dynamic
     time-dependent ROC curves, Statistical Methods in Medical Research 2014.
     """
+    refuse_entry("cumulative_dynamic_auc", entry)
+    common_index(time=time, event=event, risk=risk)
     time, event = outcome(time, event)
-    times = vector(np.atleast_1d(to_numpy(times)), "times")
-    if not len(times) or not (np.diff(times) > 0).all() or not np.isfinite(times).all():
-        raise ValueError(f"expected times to rise, at least one and all finite, got {times.tolist()}")
+    times = rising(times, "times")
     risk = to_numpy(risk)
     if risk.ndim == 2 and risk.shape != (len(time), len(times)):
         raise ValueError(f"expected risk [patients, times] = [{len(time)}, {len(times)}], got shape {risk.shape}")
@@ -110,13 +120,13 @@ def auroc_at_horizon(
         return float(cumulative_dynamic_auc(time, event, risk, horizon, train=train).auc[0])
     if censoring != "left out":
         raise ValueError(f"expected censoring 'left out' or 'weighted', got {censoring!r}")
+    common_index(time=time, event=event, risk=risk)
     if train is not None:
         raise ValueError("train gives censoring weights, and patients are left out without weights: drop one of them")
     time, event = outcome(time, event)
     risk = risks(risk, len(time))
-    horizon = float(horizon)
-    if not 0 <= horizon < np.inf:
-        raise ValueError(f"expected a finite horizon of at least 0, got {horizon}")
+    if not isinstance(horizon, Real) or not 0 <= horizon < np.inf:
+        raise ValueError(f"expected a finite horizon of at least 0, got {horizon!r}")
     known = event | (time >= horizon)
     case = (event & (time <= horizon))[known]
     return float(_areas(risk[known], (~case).astype(np.int64), case.astype(np.float64), 1)[0])

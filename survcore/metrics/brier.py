@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from survcore import _metrics
-from survcore.arguments import to_numpy, vector
 from survcore.metrics.censoring import (
     CensoringDistribution,
     case_probabilities,
     inverse_censoring_weights,
+    refuse_entry,
     training_outcome,
     within_follow_up,
 )
-from survcore.metrics.inputs import not_a_probability, outcome, unchecked_curves
+from survcore.metrics.inputs import not_a_probability, outcome, rising, unchecked_curves
 
 
 def brier_score(
@@ -27,6 +27,7 @@ def brier_score(
     train: Any = None,
     at: Any = None,
     convention: str = "G(T-)",
+    entry: None = None,
 ) -> np.ndarray:
     """Brier score of predicted survival at each evaluation time, float64 [E]: 0 is perfect, S = 1/2 scores 1/4.
 
@@ -45,6 +46,7 @@ def brier_score(
             first. None: ``times``.
         convention: "G(T-)", the probability of having been observed until the event, or "G(T)", as scikit-survival and
             torchsurv weight; they differ where a training censoring shares the time of an event.
+        entry: not available; late entries (left truncation) raise.
 
     Raises:
         ValueError: for outcomes, curves or times of wrong shape or value, evaluation times beyond the last of the
@@ -53,6 +55,7 @@ def brier_score(
     Source: Graf et al., Assessment and comparison of prognostic classification schemes for survival data, Statistics in
     Medicine 1999.
     """
+    refuse_entry("brier_score", entry)
     return _scores(time, event, survival, times, train, at, convention)[0]
 
 
@@ -65,6 +68,7 @@ def integrated_brier_score(
     train: Any = None,
     at: Any = None,
     convention: str = "G(T-)",
+    entry: None = None,
 ) -> float:
     """Brier score averaged over time: its integral over the evaluation times by trapezoids, over their range.
 
@@ -72,6 +76,7 @@ def integrated_brier_score(
 
     Source: Graf et al., Statistics in Medicine 1999.
     """
+    refuse_entry("integrated_brier_score", entry)
     scores, at = _scores(time, event, survival, times, train, at, convention)
     if len(at) < 2:
         raise ValueError(f"expected at least two evaluation times to integrate over, got {len(at)}")
@@ -92,8 +97,8 @@ def cs_score(concordance: Any, integrated_brier: Any) -> float:
     concordance, integrated_brier = float(concordance), float(integrated_brier)
     if concordance < 0 or concordance > 1:
         raise ValueError(f"expected concordance between 0 and 1, got {concordance}")
-    if integrated_brier < 0:
-        raise ValueError(f"expected integrated_brier of at least 0, got {integrated_brier}")
+    if integrated_brier < 0 or integrated_brier == float("inf"):
+        raise ValueError(f"expected integrated_brier as a finite number of at least 0, got {integrated_brier}")
     return (concordance + 1 - integrated_brier) / 2
 
 
@@ -106,7 +111,7 @@ def _scores(
         raise ValueError("expected at least one patient, got none")
     survival, times = unchecked_curves(survival, times, len(time))
     if at is not None:
-        survival, times = _curves_at(survival, times, vector(np.atleast_1d(to_numpy(at)), "at"))
+        survival, times = _curves_at(survival, times, rising(at, "at"))
     censoring = CensoringDistribution.fit(*training_outcome(train, time, event))
     within_follow_up(times, censoring)
 
@@ -135,8 +140,6 @@ def _control_weights(censoring: CensoringDistribution, times: np.ndarray) -> np.
 
 def _curves_at(survival: np.ndarray, times: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The curves, right-continuous steps, at other times."""
-    if not len(at) or not (np.diff(at) > 0).all() or not np.isfinite(at).all():
-        raise ValueError(f"expected at to rise, at least one time and all finite, got {at.tolist()}")
     if at[-1] > times[-1]:
         raise ValueError(f"expected at within the times of the curves, up to {times[-1]}, got {at[-1]}")
     columns = np.searchsorted(times, at, side="right") - 1

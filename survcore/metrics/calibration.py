@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from statistics import NormalDist
 from typing import Any
 
@@ -63,15 +64,16 @@ def calibration_at(time: Any, event: Any, predicted: Any, horizon: float, *, gro
       prediction only, that is the Kaplan-Meier risk.
 
     Args:
-        time: follow-up times [n], non-negative and finite, any unit.
+        time: follow-up times [n], non-negative and finite, any unit; or scikit-survival's structured array of (event,
+            time), with event None.
         event: [n], True or 1 = event, False or 0 = censored.
         predicted: risk of an event by the horizon [n], from 0 to 1 (1 minus the predicted survival).
         horizon: positive, in the unit of time.
         groups: number of quantile groups, from 1 to n.
 
     Raises:
-        ValueError: for predictions outside [0, 1] or NaN, a horizon beyond the follow-up, no event by the horizon,
-            nobody free of the event at the horizon, or wrong times and events.
+        ValueError: for predictions outside [0, 1] or NaN, a horizon that is no positive number or lies beyond the
+            follow-up, no event by the horizon, nobody free of the event at the horizon, or wrong times and events.
 
     Sources: Royston, Tools for checking calibration of a Cox model in external validation, Stata Journal 2014, and van
     Geloven et al., Validation of prediction models in the presence of competing risks, BMJ 2022 (slope, intercept);
@@ -80,6 +82,8 @@ def calibration_at(time: Any, event: Any, predicted: Any, horizon: float, *, gro
     """
     time, event = outcome(time, event)
     predicted = _predicted(predicted, len(time))
+    if not isinstance(horizon, Real) or not 0 < horizon < np.inf:
+        raise ValueError(f"expected a positive, finite horizon, got {horizon!r}")
     groups = whole_number("groups", groups, 1)
     if groups > len(time):
         raise ValueError(f"expected at most as many groups as the {len(time)} patients, got {groups}")
@@ -113,8 +117,6 @@ def _predicted(predicted: Any, rows: int) -> np.ndarray:
 
 def _overall(curve: KaplanMeier, events: np.ndarray, horizon: float) -> float:
     """Observed risk of all patients, or an error where the horizon says nothing."""
-    if not 0 < horizon < np.inf:
-        raise ValueError(f"expected a positive, finite horizon, got {horizon!r}")
     if not events.any():
         raise ValueError(f"no patient has an event by the horizon {horizon}: calibration cannot be computed")
     observed = _observed(curve, horizon)[0]
@@ -148,7 +150,6 @@ def _observed(curve: KaplanMeier, horizon: float) -> tuple[float, float, float]:
         return np.nan, np.nan, np.nan
     if survival == 1:
         return 0.0, np.nan, np.nan
-    at_risk, events = curve.at_risk[:last], curve.events[:last]
-    error = np.sqrt((events / (at_risk * (at_risk - events))).sum()) / -np.log(survival)
+    error = curve.standard_error[last - 1] / (-survival * np.log(survival))
     reach = np.exp(NormalDist().inv_cdf(0.975) * error)
     return float(1 - survival), float(1 - survival ** (1 / reach)), float(1 - survival**reach)

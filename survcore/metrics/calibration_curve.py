@@ -85,7 +85,8 @@ def smoothed_risks(x: np.ndarray, time: np.ndarray, event: np.ndarray, horizon: 
     fit = cox_fit(spline, time, event, horizon)
     if fit is None:
         return np.full(len(x), np.nan)
-    return -np.expm1(-fit.cumulative_hazard * np.exp(spline @ fit.coefficients))
+    with np.errstate(over="ignore"):  # where predictions separate the outcomes, hazards grow beyond all limits
+        return -np.expm1(-np.exp(fit.log_cumulative_hazard + spline @ fit.coefficients))
 
 
 def _restricted_cubic_spline(x: np.ndarray) -> np.ndarray:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from survcore.arguments import to_numpy, vector
-from survcore.metrics.inputs import outcome
+from survcore.metrics.inputs import numbered_strata, outcome
 from survcore.metrics.kaplan_meier import kaplan_meier, step_values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CensoringDistribution:
     """G(t), the probability of being uncensored beyond t, by Kaplan-Meier's estimate with censorings as the events.
 
@@ -30,7 +30,10 @@ class CensoringDistribution:
     @classmethod
     def fit(cls, time: Any, event: Any = None) -> CensoringDistribution:
         """From training outcomes: times [n] and events [n], or scikit-survival's structured array alone."""
-        curve = kaplan_meier(*outcome(time, event, "train"))
+        time, event = outcome(time, event, "train")
+        if not len(time):
+            raise ValueError("expected training outcomes, got none")
+        curve = kaplan_meier(time, event)
         exposed = curve.at_risk - curve.events
         staying = np.append(curve.at_risk[1:], 0)
         factors = np.divide(staying, exposed, out=np.ones(len(exposed)), where=exposed > 0)
@@ -157,10 +160,16 @@ def _rows_by_stratum(strata: tuple[Any, Any], *lengths: int) -> tuple[dict[Any, 
     """Rows of each label, for the training labels and for those of the queries."""
     groups = []
     for labels, length in zip(strata, lengths, strict=True):
-        labels = to_numpy(labels)
-        if labels.shape != (length,):
-            raise ValueError(f"expected strata as a vector of {length} labels, got shape {labels.shape}")
-        distinct, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        rows = np.split(np.argsort(codes, kind="stable"), counts.cumsum()[:-1])
-        groups.append(dict(zip(distinct.tolist(), rows, strict=True)) if len(distinct) else {})
+        codes, distinct = numbered_strata(labels, length)
+        rows = np.split(np.argsort(codes, kind="stable"), np.bincount(codes, minlength=1).cumsum()[:-1])
+        groups.append(dict(zip(distinct, rows, strict=False)))
     return tuple(groups)
+
+
+def refuse_entry(metric: str, entry: Any) -> None:
+    """Raises for late entries, which metrics with censoring weights cannot take."""
+    if entry is not None:
+        raise ValueError(
+            f"{metric} takes no entry: under left truncation the rows do not give the censoring distribution from"
+            " time 0; concordance_index and kaplan_meier take it"
+        )

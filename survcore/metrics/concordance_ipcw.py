@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from survcore.arguments import to_numpy
-from survcore.metrics.censoring import censoring_survival, inverse_censoring_weights, training_outcome
+from survcore.arguments import common_index, to_numpy
+from survcore.metrics.censoring import censoring_survival, inverse_censoring_weights, refuse_entry, training_outcome
 from survcore.metrics.concordance import Concordance, count_pairs
 from survcore.metrics.inputs import outcome, risks, strata_codes
 
@@ -48,48 +48,68 @@ def concordance_index_ipcw(
 
     Returns:
         The index with its weighted counts (float) and the standard error of R, in which G is taken as known; the value
-        is NaN when no pair is comparable.
+        is NaN when no pair is comparable. Events that nobody outlives are in no comparable pair; without a weight they
+        are left out of tied_time and tied_both too.
 
     Raises:
-        ValueError: as ``concordance_index``; where an event needs a weight that the training outcomes do not give,
-            since G = 0 or the event is later than the longest training follow-up: choose a smaller ``tau``; with
-            ``entry``; for strata without training outcomes.
+        ValueError: as ``concordance_index``; where an event that somebody outlives needs a weight that the training
+            outcomes do not give, since G = 0 or the event is later than the longest training follow-up: choose a
+            smaller ``tau``; with ``entry``; for strata with comparable pairs and without training outcomes.
 
     Source: Uno et al., On the C-statistics for evaluating overall adequacy of risk prediction procedures with censored
     survival data, Statistics in Medicine 2011, equation 6.
     """
-    if entry is not None:
-        raise ValueError(
-            "concordance_index_ipcw takes no entry: under left truncation the rows do not give the censoring"
-            " distribution from time 0; use concordance_index(..., entry=entry)"
-        )
+    refuse_entry("concordance_index_ipcw", entry)
     if convention not in ("G(T-)", "G(T)"):
         raise ValueError(f"expected convention 'G(T-)' or 'G(T)', got {convention!r}")
     if tau is not None and not tau > 0:
         raise ValueError(f"expected tau above 0, got {tau!r}")
+    common_index(time=time, event=event, risk=risk, strata=strata)
     time, event = outcome(time, event)
     rows = len(time)
     risk = risks(risk, rows)
     codes = None if strata is None else strata_codes(strata, rows)
     compared = event if tau is None else event & (time < tau)
+    needed = compared & _outlived(time, event, codes)
 
     train_time, train_event = training_outcome(train, time, event)
-    uncensored = censoring_survival(
-        train_time,
-        train_event,
-        time[compared],
-        before=convention == "G(T-)",
-        strata=_strata_of_training(strata, train_strata, train, compared),
-    )
-    probability = np.zeros(rows)
-    probability[compared] = uncensored
+    labels = _strata_of_training(strata, train_strata, train)
+    probability = np.full(rows, np.nan)
+    if len(train_time) or needed.any():
+        # Where nobody outlives an event its weight serves the counts of tied times only, if there is one.
+        asked = compared if labels is None else needed | (compared & _trained(codes, *labels))
+        probability[asked] = censoring_survival(
+            train_time,
+            train_event,
+            time[asked],
+            before=convention == "G(T-)",
+            strata=None if labels is None else (labels[0], labels[1][asked]),
+        )
     remedy = "choose a smaller tau: only events before it are compared"
-    inverse = inverse_censoring_weights(probability, time, compared, remedy)
+    inverse = inverse_censoring_weights(probability, time, needed | (compared & (probability > 0)), remedy)
     return count_pairs(time, event, risk, strata=codes, event_weights=inverse * inverse)
 
 
-def _strata_of_training(strata: Any, train_strata: Any, train: Any, compared: np.ndarray) -> tuple[Any, Any] | None:
-    """Labels of the training outcomes and of the compared events."""
+def _outlived(time: np.ndarray, event: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
+    """Whether anybody of the stratum is observed longer than each row [n], or censored at its time."""
+    if codes is None:
+        codes = np.zeros(len(time), dtype=np.int32)
+    last = np.full(int(codes.max(initial=0)) + 1, -np.inf)
+    last_censored = last.copy()
+    np.maximum.at(last, codes, time)
+    np.maximum.at(last_censored, codes[~event], time[~event])
+    return (time < last[codes]) | (time <= last_censored[codes])
+
+
+def _trained(codes: np.ndarray, train_strata: Any, strata: np.ndarray) -> np.ndarray:
+    """Whether there are training outcomes of the stratum of each row [n]."""
+    known = set(to_numpy(train_strata).tolist())
+    first = np.unique(codes, return_index=True)[1]
+    return np.array([label in known for label in strata[first].tolist()], dtype=bool)[codes]
+
+
+def _strata_of_training(strata: Any, train_strata: Any, train: Any) -> tuple[Any, np.ndarray] | None:
+    """Labels of the training outcomes and of the rows."""
     if strata is None:
         if train_strata is not None:
             raise ValueError("train_strata are given without strata")
@@ -100,4 +120,4 @@ def _strata_of_training(strata: Any, train_strata: Any, train: Any, compared: np
         train_strata = strata
     elif train_strata is None:
         raise ValueError("expected train_strata, the labels of train, where strata are given")
-    return train_strata, to_numpy(strata)[compared]
+    return train_strata, to_numpy(strata)

@@ -12,10 +12,10 @@ _CONVERGED = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class CoxFit:
-    """Coefficients [covariates], and the baseline cumulative hazard at a horizon (of a row of zeros)."""
+    """Coefficients [covariates], and the logarithm of the cumulative hazard of a row of zeros at a horizon."""
 
     coefficients: np.ndarray
-    cumulative_hazard: float
+    log_cumulative_hazard: float
 
 
 def cox_fit(covariates: np.ndarray, time: np.ndarray, event: np.ndarray, horizon: float) -> CoxFit | None:
@@ -35,16 +35,15 @@ def cox_fit(covariates: np.ndarray, time: np.ndarray, event: np.ndarray, horizon
         last = 0 <= gradient @ step < _CONVERGED  # the step is still worth taking: convergence is quadratic
         for _ in range(20):
             found = likelihood.at(coefficients + step)
-            if last or found[0] >= value:
+            if found[0] >= value or (last and np.isfinite(found[0])):
                 break
             step = step / 2
         else:
             return None
         coefficients = coefficients + step
-        value, gradient, information, hazards = found
+        value, gradient, information, log_hazards = found
         if last:
-            by_horizon = likelihood.event_times <= horizon
-            return CoxFit(coefficients, float(hazards[by_horizon].sum()))
+            return CoxFit(coefficients, float(np.logaddexp.reduce(log_hazards[likelihood.event_times <= horizon])))
     return None
 
 
@@ -66,7 +65,10 @@ class _PartialLikelihood:
         self._gone = ((np.arange(len(group)) - self._group_starts[group]) / tied[group])[:, None]
 
     def at(self, coefficients: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-        """Logarithm, gradient, information, and the step of the baseline hazard at each event."""
+        """Logarithm, gradient, information, and the logarithm of the step of the baseline hazard at each event.
+
+        The logarithm is -inf where a risk set is too far from the highest risk to be computed: a step too far.
+        """
         linear = self.rows @ coefficients
         shift = linear.max()
         weight = np.exp(linear - shift)[:, None]
@@ -76,12 +78,13 @@ class _PartialLikelihood:
         tied = np.add.reduceat(columns[self.events], self._group_starts, axis=0)[self._group]
         sums = at_risk - self._gone * tied
 
-        size = self.rows.shape[1]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            total, means = sums[:, 0], sums[:, 1:] / sums[:, :1]
-            value = (linear[self.events] - shift - np.log(total)).sum()
+        total, size = sums[:, 0], self.rows.shape[1]
+        if not total.min() > 0:
+            return -np.inf, np.empty(size), np.empty((size, size)), np.empty(len(total))
+        means = sums[:, 1:] / sums[:, :1]
+        log_hazards = -shift - np.log(total)
+        value = (linear[self.events] + log_hazards).sum()
         first, second = means[:, :size], means[:, size:].reshape(-1, size, size)
         gradient = (self.rows[self.events] - first).sum(axis=0)
         information = second.sum(axis=0) - first.T @ first
-        with np.errstate(divide="ignore", over="ignore"):
-            return value, gradient, information, np.exp(-shift) / total
+        return value, gradient, information, log_hazards

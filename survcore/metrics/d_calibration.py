@@ -47,16 +47,17 @@ def d_calibration(
     a curve beyond its last time: whoever is followed up longer counts as censored there.
 
     Args:
-        time: follow-up times [n], non-negative and finite, in the unit of ``times``.
+        time: follow-up times [n], non-negative and finite, in the unit of ``times``; or scikit-survival's structured
+            array of (event, time), with event None.
         event: [n], True or 1 = event, False or 0 = censored.
         survival: predicted survival [n, T] in [0, 1] with ``times``, or lifelines' DataFrame with times None.
-        times: grid times [T], rising.
+        times: grid times [T] of the curves, rising.
         own_survival: instead of curves, the predicted survival [n] of each patient at its own time.
         bins: number of bins of equal width, each with its lower and without its upper limit, the last with both.
 
     Raises:
-        ValueError: for no rows, curves and own_survival both given or both missing, values outside [0, 1] or NaN, and
-            as all metrics for wrong times and events.
+        ValueError: for no rows, curves and own_survival both given or both missing, times beside own_survival, values
+            outside [0, 1] or NaN, and as all metrics for wrong times and events.
 
     Source: Haider et al., Effective ways to build and evaluate individual survival distributions, JMLR 2020.
     """
@@ -69,6 +70,8 @@ def d_calibration(
     if own_survival is None:
         probability, event = _read_off(time, event, *survival_curves(survival, times, len(time)))
     else:
+        if times is not None:
+            raise ValueError("times belong to curves: expected none beside own_survival, the values at the own times")
         probability = _own(own_survival, len(time))
     counts = _events_per_bin(probability[event], bins) + _censored_per_bin(probability[~event], bins)
     expected = len(time) / bins

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from survcore.arguments import to_numpy, vector
+from survcore.arguments import common_index, to_numpy, vector
 
 
 def outcome(time: Any, event: Any = None, name: str = "") -> tuple[np.ndarray, np.ndarray]:
@@ -24,6 +24,9 @@ def outcome(time: Any, event: Any = None, name: str = "") -> tuple[np.ndarray, n
     prefix = f"{name} " if name else ""
     if event is None:
         time, event = _structured(time, prefix)
+    elif getattr(getattr(time, "dtype", None), "names", None):
+        raise ValueError(f"{prefix}time is a structured array of times and events: expected event as None then")
+    common_index(**{f"{prefix}time": time, f"{prefix}event": event})
     event = to_numpy(event)
     if to_numpy(time).dtype == bool:
         raise ValueError(
@@ -60,10 +63,34 @@ def entries(entry: Any, time: np.ndarray) -> np.ndarray:
 
 def strata_codes(strata: Any, rows: int) -> np.ndarray:
     """Numbers 0, 1, .. of the strata, int32 [rows], from labels of any kind."""
+    return numbered_strata(strata, rows)[0]
+
+
+def numbered_strata(strata: Any, rows: int) -> tuple[np.ndarray, list[Any]]:
+    """The number of each row's stratum, int32 [rows], and the labels in the order of the numbers."""
+    import pandas as pd
+
     strata = to_numpy(strata)
     if strata.shape != (rows,):
         raise ValueError(f"expected strata as a vector of {rows} labels, got shape {strata.shape}")
-    return np.unique(strata, return_inverse=True)[1].astype(np.int32)
+    codes, labels = pd.factorize(strata)
+    if (codes < 0).any():
+        raise ValueError(f"expected a stratum for every row, got {strata[codes < 0][0]} at row {(codes < 0).argmax()}")
+    return codes.astype(np.int32), labels.tolist()
+
+
+def rising(times: Any, name: str) -> np.ndarray:
+    """Times [T], float64, at least one, finite and rising."""
+    times = vector(np.atleast_1d(to_numpy(times)), name)
+    if not len(times):
+        raise ValueError(f"expected at least one time in {name}, got none")
+    wrong = ~np.isfinite(times)
+    wrong[1:] |= ~(np.diff(times) > 0)
+    if wrong.any():
+        place = int(wrong.argmax())
+        before = f" after {times[place - 1]}" if place else ""
+        raise ValueError(f"expected {name} to rise and to be finite, got {times[place]}{before} at place {place}")
+    return times
 
 
 def case_weights(weights: Any, rows: int) -> np.ndarray:
@@ -100,26 +127,44 @@ def unchecked_curves(survival: Any, times: Any, rows: int) -> tuple[np.ndarray, 
     Returns:
         Survival [rows, T] of any values, float32 or float64, contiguous by rows or by columns; its times [T], float64.
     """
-    if times is None:
-        if not hasattr(survival, "columns"):
-            raise ValueError("times are missing: give them, or a DataFrame with times as index and patients as columns")
-        times, survival = survival.index, survival.to_numpy().T
-    times = vector(times, "times")
+    if hasattr(survival, "columns"):
+        survival, times = _of_frame(survival, times)
+    elif times is None:
+        raise ValueError("times are missing: give them, or a DataFrame with times as index and patients as columns")
+    times = rising(times, "times")
     survival = to_numpy(survival)
     if survival.dtype not in (np.float32, np.float64):
         survival = survival.astype(np.float64)
     if survival.shape != (rows, len(times)):
         raise ValueError(f"expected survival [patients, times] = [{rows}, {len(times)}], got shape {survival.shape}")
-    if not len(times) or not (np.diff(times) > 0).all() or not np.isfinite(times).all():
-        raise ValueError(f"expected times to rise, at least one and all finite, got {times.tolist()}")
     if not survival.flags.f_contiguous:
         survival = np.ascontiguousarray(survival)
     return survival, times
 
 
+def _of_frame(frame: Any, times: Any) -> tuple[np.ndarray, Any]:
+    """Curves [patients, times] and times of a DataFrame, whichever way its index and columns lie."""
+    values = frame.to_numpy()
+    if times is None:
+        if values.size and (np.diff(values, axis=0) > 1e-6).any():
+            raise ValueError(
+                "the curves of survival rise: expected a DataFrame with times as index and patients as columns"
+            )
+        return values.T, frame.index
+    times = rising(times, "times")
+    by_index, by_columns = (
+        len(labels) == len(times) and labels.inferred_type in ("integer", "floating") and np.array_equal(labels, times)
+        for labels in (frame.index, frame.columns)
+    )
+    if by_index == by_columns:
+        raise ValueError("survival is a DataFrame: expected times as its index, and no times beside it")
+    return (values.T if by_index else values), times
+
+
 def not_a_probability(value: float, row: int, time: float) -> ValueError:
     """The error of a survival outside [0, 1] or NaN."""
-    return ValueError(f"expected survival between 0 and 1, got {value} at row {row}, time {time}")
+    rounding = "; clip what rounding has carried over" if -1e-5 < value < 1 + 1e-5 else ""
+    return ValueError(f"expected survival between 0 and 1, got {value} at row {row}, time {time}{rounding}")
 
 
 def _structured(outcomes: Any, prefix: str) -> tuple[Any, Any]:
@@ -136,7 +181,14 @@ def _structured(outcomes: Any, prefix: str) -> tuple[Any, Any]:
 
 
 def _events(event: np.ndarray, time: np.ndarray, prefix: str) -> np.ndarray:
-    """A numeric event vector as bool."""
+    """An event vector of another type as bool."""
+    if event.dtype.kind not in "iuf":
+        try:
+            event = np.array([np.nan if isinstance(value, str) else float(value) for value in event])
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"expected {prefix}event to be bool, or 0 (censored) and 1 (event), got missing or other values"
+            ) from None
     happened = event == 1
     other = ~(happened | (event == 0))
     if other.any():

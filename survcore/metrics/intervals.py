@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from statistics import NormalDist
 from typing import Any
 
@@ -56,10 +57,14 @@ def bootstrap_interval(
 
         bootstrap_interval(concordance_index, time, event, risk, groups=patient)
         bootstrap_interval(lambda *rows: concordance_index_ipcw(*rows, train=train), time, event, risk)
+        bootstrap_interval(lambda *rows: d_calibration(*rows, frame.index).statistic, time, event, frame.T)
+
+    In the last, ``frame`` holds curves as lifelines gives them, times as index and patients as columns.
 
     Args:
-        metric: called with the arrays' rows, returns a number or what ``float`` takes.
-        arrays: at least one, with one row per observation: [n] or [n, ...]; curves are [n, times].
+        metric: called with the arrays' rows as NumPy arrays, returns a number or what ``float`` takes.
+        arrays: at least one, with one row per observation: [n] or [n, ...]; curves are [n, times]. A DataFrame is
+            taken by its rows, whatever its index: curves of as many times as patients must not be left untransposed.
         groups: patient of each row [n]; whole patients are drawn. None: every row is a patient.
         resamples: number of resamples.
         level: intended coverage, between 0 and 1.
@@ -77,10 +82,15 @@ def bootstrap_interval(
     generator = bootstrap_generator(seed)
     samples = (patients.draw(generator) for _ in range(resamples))
     values = metric_values(metric, found, samples, undefined=(ValueError,))
+    return percentile_interval(value, values, level)
+
+
+def percentile_interval(value: float, values: np.ndarray, level: float) -> Interval:
+    """The interval of a value from those of its resamples [resamples], NaN where undefined."""
     defined = values[~np.isnan(values)]
     error = float(defined.std(ddof=1)) if len(defined) > 1 else np.nan
     lower, upper = percentiles(defined, level)
-    return Interval(value, lower, upper, level, error, resamples, resamples - len(defined))
+    return Interval(value, lower, upper, level, error, len(values), len(values) - len(defined))
 
 
 def jackknife_interval(metric: Metric, *arrays: Any, groups: Any = None, level: float = 0.95) -> Interval:
@@ -122,7 +132,7 @@ def _checked(arrays: Any, groups: Any, level: float) -> tuple[list[np.ndarray], 
 
 def drawable(rows: int, groups: Any, level: float) -> Patients:
     """The patients behind the rows, at least two, with the level checked."""
-    if not 0 < level < 1:
+    if not isinstance(level, Real) or not 0 < level < 1:
         raise ValueError(f"expected level between 0 and 1, got {level!r}")
     patients = Patients(rows, groups)
     if len(patients) < 2:

@@ -62,7 +62,7 @@ def compare_paired(
     Args:
         metric: called as ``metric(*outcomes, prediction)``, returns a number or what ``float`` takes.
         outcomes: arrays that both share, such as (time, event), with one row per observation.
-        first: prediction [n] or [n, ...].
+        first: prediction [n] or [n, ...]; a DataFrame by its rows, as in :func:`bootstrap_interval`.
         second: prediction of the other model for the same rows.
         groups: patient of each row [n]; whole patients are drawn. None: every row is a patient.
         resamples: number of resamples.
@@ -83,12 +83,14 @@ def compare_paired(
     patients = drawable(len(ours), groups, level)
     resamples = whole_number("resamples", resamples, 1)
     of_first, of_second = number(metric(*shared, ours)), number(metric(*shared, theirs))
+
+    def difference(*rows: np.ndarray) -> float:
+        *outcomes, of_ours, of_theirs = rows
+        return number(metric(*outcomes, of_ours)) - number(metric(*outcomes, of_theirs))
+
     generator = bootstrap_generator(seed)
-    samples = [patients.draw(generator) for _ in range(resamples)]
-    values = [
-        metric_values(metric, [*shared, prediction], samples, undefined=(ValueError,)) for prediction in (ours, theirs)
-    ]
-    differences = values[0] - values[1]
+    samples = (patients.draw(generator) for _ in range(resamples))
+    differences = metric_values(difference, [*shared, ours, theirs], samples, undefined=(ValueError,))
     defined = differences[~np.isnan(differences)]
     lower, upper = percentiles(defined, level)
     return PairedComparison(

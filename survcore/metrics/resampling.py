@@ -50,7 +50,7 @@ class Patients:
 
 
 def aligned(arrays: Sequence[Any]) -> list[np.ndarray]:
-    """Arrays, Series, lists or tensors as NumPy arrays with the same number of rows.
+    """Arrays, Series, DataFrames, lists or tensors as NumPy arrays with the same number of rows.
 
     Raises:
         ValueError: for no array, an array without rows, or different numbers of rows.
@@ -58,8 +58,10 @@ def aligned(arrays: Sequence[Any]) -> list[np.ndarray]:
     found = [to_numpy(array) for array in arrays]
     shapes = [array.shape for array in found]
     if not found or any(not shape for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
+        frames = any(isinstance(array, pd.DataFrame) for array in arrays)
         raise ValueError(
             f"expected arrays with one row per patient each, got shapes {shapes}; curves are [patients, times]"
+            + (", and a DataFrame with times as index goes in transposed, as frame.T" if frames else "")
         )
     return found
 
