@@ -275,7 +275,7 @@ def test_bench_run_ddim_sample(dtype: str, error: float, tmp_path: Path, monkeyp
     arguments = ["run", "ddim_sample", "--quick", "--dtype", dtype, "--out", str(out)]
     result = CliRunner().invoke(bench, arguments, catch_exceptions=False)
     assert "ddim_sample, tiny, forward\n" in result.output and "survcore reaches" in result.output
-    assert "survcore, busy neighbour" in result.output and "x the idle p95" in result.output
+    assert "survcore, busy neighbour" in result.output
 
     records = [json.loads(line) for line in out.read_text().splitlines()]
     assert {(record["op"], record["size"], record["passes"]) for record in records} == {
@@ -296,5 +296,6 @@ def test_bench_run_ddim_sample(dtype: str, error: float, tmp_path: Path, monkeyp
         for provider in ("survcore", "eager")
         for measured in ("alone", "alone beside a busy neighbour")
     ]
-    for record in others[1::2]:
-        assert record["p95_to_idle_p95"] > 0 and record["p95_to_idle_median"] > 0 and record["calls"] <= 100
+    for idle, busy in zip(others[::2], others[1::2], strict=True):
+        shown = min(idle["calls"], busy["calls"]) >= 20  # fewer calls, as on a busy machine, show no 95th percentile
+        assert ("p95_to_idle_p95" in busy) == ("p95_to_idle_median" in busy) == shown and busy["calls"] <= 100
