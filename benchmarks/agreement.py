@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from survcore.benchmarks.case import BenchmarkCase, Inputs, Provider, leaves, mapped
+from survcore.benchmarks.case import BenchmarkCase, Inputs, LeftOut, Provider, leaves, mapped
 
 # Largest error relative to the largest absolute value of the oracle, for the result and for each gradient.
 ALLOWED = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -41,7 +41,7 @@ def agreements(
             oracles[source] = _result_and_gradients(providers[source], exact)
         try:
             values = _result_and_gradients(provider, inputs)
-        except NotImplementedError as error:  # what a rival does not serve
+        except LeftOut as error:
             found[name] = Agreement(f"left out: {error}")
             continue
         except Exception as error:  # a rival that cannot run here (no compiler, say) is a finding, not the end

@@ -13,6 +13,10 @@ Inputs = tuple[Any, ...]
 Provider = Callable[..., Tensor]
 
 
+class LeftOut(Exception):
+    """Raised by a provider where it has nothing to offer: what a rival does not serve, or takes too long for."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What one call must do, whoever does it.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from survcore.benchmarks.case import Provider
+from survcore.benchmarks.case import LeftOut, Provider
 
 if TYPE_CHECKING:
     from survcore.benchmarks.cox_ph_loss import Cohort, Prepared
@@ -26,7 +26,7 @@ def pycox(log_hazard: Tensor, cohort: Cohort, prepared: Prepared | None) -> Tens
     from pycox.models.loss import cox_ph_loss, cox_ph_loss_sorted
 
     if cohort.strata is not None or cohort.entry is not None or cohort.weights is not None:
-        raise NotImplementedError("neither strata, late entry nor weights")
+        raise LeftOut("neither strata, late entry nor weights")
     if prepared is None:
         return cox_ph_loss(log_hazard, cohort.time, cohort.event)
     if prepared.order is None:
@@ -38,10 +38,10 @@ def torchsurv(log_hazard: Tensor, cohort: Cohort, prepared: Prepared | None) -> 
     """Sorts in every call. Its own mean divides by distinct times as soon as two events share one."""
     negative_log_likelihood = _torchsurv_loss()
     if cohort.entry is not None or cohort.weights is not None:
-        raise NotImplementedError("neither late entry nor weights")
+        raise LeftOut("neither late entry nor weights")
     refuse_above_most_rows(log_hazard)
     if cohort.torchsurv_entries > MOST_ENTRIES:
-        raise NotImplementedError(f"goes through {cohort.torchsurv_entries:,} entries, too many to wait for")
+        raise LeftOut(f"goes through {cohort.torchsurv_entries:,} entries, too many to wait for")
     total = negative_log_likelihood(log_hazard, cohort.event, cohort.time, reduction="sum", strata=cohort.strata)
     return total / cohort.event.sum()
 
@@ -115,7 +115,7 @@ class _Coxdev(torch.autograd.Function):
 def refuse_above_most_rows(log_hazard: Tensor) -> None:
     """For providers that would take too long to wait for."""
     if len(log_hazard) > MOST_ROWS:
-        raise NotImplementedError(f"not run above {MOST_ROWS:,} rows")
+        raise LeftOut(f"not run above {MOST_ROWS:,} rows")
 
 
 PEERS: dict[str, Provider] = {"pycox": pycox, "torchsurv": torchsurv, "coxdev": coxdev}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from survcore.benchmarks.case import BenchmarkCase, Inputs, Provider, leaf
+from survcore.benchmarks.case import BenchmarkCase, Inputs, LeftOut, Provider, leaf
 from survcore.benchmarks.cox_peers import PEERS, CoxdevDeviance, refuse_above_most_rows, torchsurv_entries
 from survcore.ops import RiskSets, cox_ph_loss
 
@@ -106,7 +106,7 @@ def event_terms(cohort: Cohort, sort: Sort, dtype: torch.dtype) -> tuple[Tensor,
     strata = None
     if cohort.strata is not None:
         if cohort.entry is not None:
-            raise NotImplementedError("late entry within strata")
+            raise LeftOut("late entry within strata")
         stratum, stable = cohort.strata[order].sort(stable=True)
         time, order = time[stable], order[stable]
         strata = _strata(stratum)
@@ -190,13 +190,13 @@ def _eager(log_hazard: Tensor, cohort: Cohort, prepared: Prepared | None) -> Ten
 
 def _radix(log_hazard: Tensor, cohort: Cohort, prepared: Prepared | None) -> Tensor:
     if prepared is not None:
-        raise NotImplementedError("as eager: nothing is left to sort")
+        raise LeftOut("as eager: nothing is left to sort")
     return _plain(log_hazard, cohort, None, _by_digits)
 
 
 def _compiled_radix(log_hazard: Tensor, cohort: Cohort, prepared: Prepared | None) -> Tensor:
     if prepared is not None:
-        raise NotImplementedError("as compiled: nothing is left to sort")
+        raise LeftOut("as compiled: nothing is left to sort")
     refuse_above_most_rows(log_hazard)  # as slow as "radix" there, and one more to wait for
     return _compiler()(log_hazard, cohort, None)
 

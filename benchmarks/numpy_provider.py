@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from survcore.benchmarks.case import Provider
+from survcore.benchmarks.case import LeftOut, Provider
 
 
 def numpy_provider(function: Callable[..., Any], most_rows: int | None = None) -> Provider:
@@ -20,7 +20,7 @@ def numpy_provider(function: Callable[..., Any], most_rows: int | None = None) -
 
     def provider(first: np.ndarray, *others: np.ndarray) -> Tensor:
         if most_rows is not None and len(first) > most_rows:
-            raise NotImplementedError(f"not run above {most_rows:,} rows")
+            raise LeftOut(f"not run above {most_rows:,} rows")
         return torch.as_tensor(np.asarray(function(first, *others), dtype=np.float64))
 
     return provider
