@@ -696,7 +696,6 @@ def test_errors_name_what_is_wrong(function: Callable, time: list, event: list, 
         (concordance_index_ipcw, {"convention": "G"}, "expected convention 'G\\(T-\\)' or 'G\\(T\\)', got 'G'"),
         (concordance_index_ipcw, {"tau": 0}, "expected tau above 0, got 0"),
         (concordance_index_ipcw, {"train": ([1, 2], [1, 1])}, "row 2, time 3.0: .*longest training.*smaller tau"),
-        (concordance_index_ipcw, {"train": ([1, 4], [0, 0]), "convention": "G(T)"}, None),
         (concordance_index_ipcw, {"train": ([1, 3], [0, 0]), "convention": "G(T)"}, "row 2, time 3.0.*G = 0.*tau"),
         (concordance_index_ipcw, {"train": ([1, 2], [1, -1])}, "expected train event to be 0"),
         (concordance_index_ipcw, {"strata": [0, 0, 1, 1], "train": ([9], [1])}, "expected train_strata"),
@@ -705,19 +704,23 @@ def test_errors_name_what_is_wrong(function: Callable, time: list, event: list, 
             {"strata": [0, 0, 1, 1], "train": ([9], [1]), "train_strata": [0]},
             "stratum 1 has no",
         ),
-        (concordance_index_ipcw, {"strata": [0, 0, 1, 2], "train": ([9], [1]), "train_strata": [0]}, None),
         (concordance_index_ipcw, {"train": ([], [])}, "expected training outcomes, got none"),
         (concordance_index_ipcw, {"train_strata": [0, 0, 1, 1]}, "train_strata are given without strata"),
         (concordance_index_ipcw, {"strata": [0] * 4, "train_strata": [0] * 4}, "train_strata are given without train"),
     ],
 )
-def test_errors_of_the_options(function: Callable, options: dict, message: str | None) -> None:
-    columns = ([1, 2, 3, 4], [0, 0, 1, 0], [1, 2, 3, 4])
-    if message is None:
-        function(*columns, **options)
-        return
+def test_errors_of_the_options(function: Callable, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        function(*columns, **options)
+        function([1, 2, 3, 4], [0, 0, 1, 0], [1, 2, 3, 4], **options)
+
+
+def test_ipcw_where_the_weights_exist() -> None:
+    """The event at 3, outlived by a higher risk: G(3) = 1/2, a weight of 4; alone in its stratum it needs none."""
+    columns = ([1, 2, 3, 4], [0, 0, 1, 0], [1, 2, 3, 4])
+    found = concordance_index_ipcw(*columns, train=([1, 4], [0, 0]), convention="G(T)")
+    assert counts_of(found) == (0, 4, 0, 0, 0) and found.value == 0
+    alone = concordance_index_ipcw(*columns, strata=[0, 0, 1, 2], train=([9], [1]), train_strata=[0])
+    assert np.isnan(alone.value)
 
 
 @pytest.mark.parametrize(
