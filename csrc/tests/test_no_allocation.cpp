@@ -37,14 +37,18 @@ template <class Weight, class Real, class Width>
 void test_loop() {
   const DenoiserShape shape{2, 16, 4, 2, 2, 5, 4};
   const DenoiserInputs inputs(shape);
-  const EngineInputs<Weight, Real> given(inputs);
-  const SamplingProblem<Real> problem = given.problem();
+  // The companion may still be in its half when the call returns: it owns what it reads.
+  struct Owner {
+    EngineInputs<Weight, Real> inputs;
+    std::vector<int64_t> draws;
+  };
+  const auto owner = std::make_shared<Owner>(Owner{EngineInputs<Weight, Real>(inputs), first_draws(shape.draws)});
+  const SamplingProblem<Real> problem = owner->inputs.problem();
   const auto kept = std::make_shared<ConditionKeys<Real>>(problem);
   keep_condition_keys<Weight>(Width(), problem, 0, problem.patients, *kept);
-  const std::vector<int64_t> draws = first_draws(shape.draws);
   std::vector<Real> output(shape.draws * shape.width);
   const auto sampling =
-      std::make_shared<Sampling<Weight, Real, Width>>(problem, kept, draws.data(), shape.draws, nullptr, true);
+      std::make_shared<Sampling<Weight, Real, Width>>(problem, kept, owner->draws.data(), shape.draws, owner, true);
   Companion::offer(sampling);
   const int64_t before = allocations;
   sampling->run(output.data());
