@@ -19,22 +19,26 @@ class LeftOut(Exception):
 
 @dataclass(frozen=True)
 class Work:
-    """What one call must do, whoever does it.
+    """What a call must do at least, whoever does it.
 
     Attributes:
-        operations: floating-point operations of its matrix products.
-        read_bytes: bytes of weights that it reads at least.
-        weight_bytes: bytes that these weights take up.
+        bytes: that it reads and writes: each input once, each result once; what it must read again, again.
+        operations: floating-point operations beside those of matrix products.
+        products: floating-point operations of matrix products.
+        exponentials: exponentials and logarithms.
+        held: bytes that it reads again and again, where ``bytes`` counts them more than once; they may lie in a cache.
     """
 
-    operations: float
-    read_bytes: float
-    weight_bytes: int
+    bytes: float
+    operations: float = 0.0
+    products: float = 0.0
+    exponentials: float = 0.0
+    held: float | None = None
 
 
 @dataclass(frozen=True)
 class BenchmarkCase:
-    """One op against its rivals: forward and backward, or forward alone if no input requires a gradient.
+    """One op against its rivals: forward, backward and both, or forward alone if no input requires a gradient.
 
     Attributes:
         name: the op.
@@ -43,14 +47,19 @@ class BenchmarkCase:
         inputs: ``(dtype, device, **size)`` -> arguments of every provider, tensors or tuples of them; those that
             require a gradient are leaves.
         providers: name -> function of the inputs that returns a scalar loss, or [rows, D] if there is no gradient.
-            "survcore" is ours, "eager" the same in plain PyTorch; "compiled" is added by the runner where there is
-            "eager" and the case has none of its own.
+            "survcore" is ours, "eager" the best plain PyTorch for the same, "compiled" that under torch.compile, added
+            by the runner where there is "eager" and the case has none of its own; every other one is a peer.
         context: more providers, which are no rivals: they are timed at the first size, among themselves.
         oracle: the provider whose result in float64 the others must agree with.
         oracles: provider -> another oracle of its own.
-        work: function of the inputs; what survcore does is held against the machine's roofs. None: it is not.
+        work: ``(passes, *inputs)`` with passes "forward" or "both" -> what must be done; held against the machine's
+            roofs. None: it is not.
         dtype: of the floating inputs where that is not for the caller to choose.
         latency: providers that are timed alone, call by call, on an idle machine and beside a busy neighbour.
+        table: sizes that a table for readers shows; empty: all.
+        bars: size -> milliseconds of forward and backward (of forward, where there is no gradient) that are aimed at.
+        curve: sizes that differ in one number only, ``axis``, in rising order: time and memory are drawn over it.
+        axis: the keyword of ``inputs`` that is that number.
     """
 
     name: str
@@ -64,6 +73,10 @@ class BenchmarkCase:
     work: Callable[..., Work] | None = None
     dtype: torch.dtype | None = None
     latency: tuple[str, ...] = ()
+    table: tuple[str, ...] = ()
+    bars: dict[str, float] = field(default_factory=dict)
+    curve: tuple[str, ...] = ()
+    axis: str = "rows"
 
 
 def leaf(value: Tensor, dtype: torch.dtype, device: str) -> Tensor:

@@ -14,7 +14,7 @@ from survcore.benchmarks.case import BenchmarkCase, Inputs, Work, mapped
 from survcore.ops import ddim_sample, pack_denoiser
 from survcore.reference.ddim_sample import sampling_loop, sampling_step
 from survcore.reference.pack_denoiser import unflatten_denoiser
-from survcore.testing import ddim_arguments
+from survcore.testing.ddim_sample import ddim_arguments
 
 _HEADS = 8
 _CONDITION_ROWS = 2

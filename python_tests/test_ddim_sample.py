@@ -15,7 +15,7 @@ from torch import Tensor
 from survcore.ops import ddim_sample, pack_denoiser
 from survcore.reference import ddim_sample as reference
 from survcore.reference import pack_denoiser as reference_pack
-from survcore.testing import ddim_arguments, denoiser_weights
+from survcore.testing.ddim_sample import ddim_arguments, denoiser_weights
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 SETS = ("portable", "avx2", "avx512", "amx")
@@ -144,7 +144,7 @@ def test_granted_threads_fork_and_exit_leave_nobody_waiting(environment: dict[st
     code = """
 import os, threading, torch
 from survcore.ops import ddim_sample, pack_denoiser
-from survcore.testing import ddim_arguments, denoiser_weights
+from survcore.testing.ddim_sample import ddim_arguments, denoiser_weights
 packed = pack_denoiser(denoiser_weights(torch.float32, 3, 64), heads=4)
 def sample(draws):
     noise, condition, index, step_noise, _, modulation, table = ddim_arguments(

@@ -1,0 +1,20 @@
+"""One :class:`OpCase` per compiled op: sample and extreme inputs, its reference, and the tolerances of all ops.
+
+The generic op tests and the benchmarks read these cases, so an op that is described here is tested like every other.
+"""
+
+from __future__ import annotations
+
+from survcore.testing import (
+    cox_baseline_hazard,
+    cox_ph_loss,
+    ddim_sample,
+    discrete_hazard_nll,
+    low_rank_decompose,
+)
+from survcore.testing.op_case import FLOORS, Arguments, OpCase, assert_close_to_oracle, convert, tolerance
+
+_MODULES = (cox_baseline_hazard, cox_ph_loss, ddim_sample, discrete_hazard_nll, low_rank_decompose)
+OP_CASES = {module.CASE.name: module.CASE for module in _MODULES}
+
+__all__ = ["FLOORS", "OP_CASES", "Arguments", "OpCase", "assert_close_to_oracle", "convert", "tolerance"]
