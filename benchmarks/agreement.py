@@ -31,31 +31,51 @@ class Agreement:
 def agreements(
     case: BenchmarkCase, providers: dict[str, Provider], inputs: Inputs, dtype: torch.dtype
 ) -> dict[str, Agreement]:
-    """Every provider on the inputs, against its oracle on the same values in float64."""
-    exact = mapped(_widened, inputs)
+    """Every provider on the inputs, against its oracle on the same values in float64, in this process."""
+    exact = mapped(widened, inputs)
     oracles: dict[str, list[Tensor]] = {}
     found = {}
     for name, provider in providers.items():
         source = case.oracles.get(name, case.oracle)
         if source not in oracles:
-            oracles[source] = _result_and_gradients(providers[source], exact)
+            oracles[source] = values_of((case.providers | case.context)[source], exact)
         try:
-            values = _result_and_gradients(provider, inputs)
-        except LeftOut as error:
-            found[name] = Agreement(f"left out: {error}")
-            continue
-        except Exception as error:  # a rival that cannot run here (no compiler, say) is a finding, not the end
-            line = str(error).splitlines()[0][:80] if str(error) else ""
-            found[name] = Agreement(f"failed: {type(error).__name__}: {line}")
-            continue
-        found[name] = _compare(values, oracles[source], ALLOWED[dtype])
+            found[name] = compare(values_of(provider, inputs), oracles[source], ALLOWED[dtype])
+        except Exception as error:
+            found[name] = Agreement(told(error))
     return found
 
 
-def _compare(values: list[Tensor], oracle: list[Tensor], allowed: float) -> Agreement:
+def told(error: Exception) -> str:
+    """Why a provider gave nothing, in a line: a rival that cannot run here is a finding, not the end."""
+    if isinstance(error, LeftOut):
+        return f"left out: {error}"
+    line = str(error).splitlines()[0][:120] if str(error) else ""
+    return f"failed: {type(error).__name__}: {line}"
+
+
+def widened(value: Tensor) -> Tensor:
+    """The value in float64, a leaf where it was one."""
+    return value.detach().double().requires_grad_(value.requires_grad) if value.is_floating_point() else value
+
+
+def values_of(provider: Provider, inputs: Inputs) -> list[Tensor]:
+    """The result without a graph and, where inputs require a gradient, the result with one and the gradients."""
+    with torch.no_grad():
+        alone = provider(*inputs)
+    wanted = leaves(inputs)
+    if not wanted:
+        return [alone]
+    result = provider(*inputs)
+    return [alone, result.detach(), *torch.autograd.grad(result, wanted)]
+
+
+def compare(values: list[Tensor], oracle: list[Tensor], allowed: float) -> Agreement:
+    """What a provider gave against what its oracle gave, both as :func:`values_of` returns them."""
     largest = 0.0
     for position, (value, exact) in enumerate(zip(values, oracle, strict=True)):
-        what = f"gradient {position}" if position else "output" if exact.dim() else "loss"
+        result = "output" if exact.dim() else "loss"
+        what = f"gradient {position - 1}" if position > 1 else f"{result} with a graph" if position else result
         if value.shape != exact.shape:
             return Agreement(f"wrong: {what} has shape {tuple(value.shape)}, expected {tuple(exact.shape)}")
         error = ((value.double() - exact).abs().max() / exact.abs().max()).item()
@@ -65,14 +85,3 @@ def _compare(values: list[Tensor], oracle: list[Tensor], allowed: float) -> Agre
     rows, exact = values[0], oracle[0]
     cosine = torch.cosine_similarity(rows.double(), exact, dim=1).min().item() if exact.dim() == 2 else None
     return Agreement(error=largest, cosine=cosine)
-
-
-def _result_and_gradients(provider: Provider, inputs: Inputs) -> list[Tensor]:
-    wanted = leaves(inputs)
-    with torch.set_grad_enabled(bool(wanted)):
-        result = provider(*inputs)
-    return [result.detach(), *(torch.autograd.grad(result, wanted) if wanted else ())]
-
-
-def _widened(value: Tensor) -> Tensor:
-    return value.detach().double().requires_grad_(value.requires_grad) if value.is_floating_point() else value

@@ -18,4 +18,5 @@ from survcore.benchmarks import (
 OPS = (cox_baseline_hazard, cox_ph_loss, ddim_sample, discrete_hazard_nll, low_rank_decompose)
 BLOCKS = (trans_mil,)
 METRICS = (concordance_index, integrated_brier_score, cumulative_dynamic_auc, kaplan_meier)
-CASES = {module.CASE.name: module.CASE for module in (*OPS, *BLOCKS, *METRICS)}
+MODULES = {module.CASE.name: module for module in (*OPS, *BLOCKS, *METRICS)}
+CASES = {name: module.CASE for name, module in MODULES.items()}

@@ -1,9 +1,8 @@
-"""``survcore bench``: list the cases and run one."""
+"""``survcore bench``: list the cases, run them, write what they found into tables, compare two runs."""
 
 from __future__ import annotations
 
 import datetime
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,17 @@ def bench() -> None:
 
 @bench.command("list")
 def list_cases() -> None:
-    """Name the ops that can be run, with their sizes."""
+    """Name the ops that can be run, with their providers and sizes."""
     from survcore.benchmarks.cases import CASES
 
     for case in CASES.values():
-        click.echo(f"{case.name}: {', '.join(case.sizes)}")
+        click.echo(f"{case.name}")
+        click.echo(f"  providers: {', '.join((*case.providers, *case.context))}")
+        click.echo(f"  sizes: {', '.join(case.sizes)}")
 
 
 @bench.command("run")
-@click.argument("op")
+@click.argument("ops", metavar="[OP]...", nargs=-1)
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where the op runs."
 )
@@ -37,37 +38,107 @@ def list_cases() -> None:
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; torch's own number if not given.")
 @click.option("--quick", is_flag=True, help="Small sizes and short timing.")
 @click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Append one JSON line per result to this file."
+    "--against",
+    type=click.Choice(["peers", "eager", "compile"]),
+    multiple=True,
+    help="Kind of rivals to run beside survcore; may be given several times. All if not given.",
 )
-def run(op: str, device: str, dtype: str, threads: int | None, quick: bool, out: Path | None) -> None:
-    """Time OP: forward and backward, or forward alone if it has no gradient.
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write JSON lines to this folder, one file per op, which is replaced.",
+)
+def run(
+    ops: tuple[str, ...],
+    device: str,
+    dtype: str,
+    threads: int | None,
+    quick: bool,
+    against: tuple[str, ...],
+    out: Path | None,
+) -> None:
+    """Time each OP, or all: forward, backward and both, or forward alone if it has no gradient.
 
-    Every provider is first checked against the float64 oracle; times are the median of calls made in turns, with the
-    20th, 80th, 95th and 99th percentile, the largest relative error, and the ratio to the fastest other provider (above
-    1: survcore is faster). For some ops also: shares of the rates of a matrix product and of a plain read measured in
-    the same run, and the latency with and without a busy neighbour on the machine.
+    Every provider runs in a process of its own, is first checked against the float64 oracle, and is timed in turns with
+    the others. A line has the median of the calls, the 20th, 80th, 95th and 99th percentile, the largest relative
+    error, the peak memory beside inputs and results, the share of the machine's roof (the rates of copies, of fused
+    multiply-adds, of a matrix product and of exponentials measured in the same run), and for survcore the ratio to the
+    fastest other provider (above 1: survcore is faster). For some ops also the latency with and without a busy
+    neighbour on the machine. A provider that fails, crashes or is wrong is named and not timed.
     """
     import torch
 
-    from survcore.benchmarks.cases import CASES
-    from survcore.benchmarks.report import lines, records
-    from survcore.benchmarks.runner import run_case
+    from survcore.benchmarks import results
+    from survcore.benchmarks.cases import CASES, MODULES
+    from survcore.benchmarks.report import lines, records, roof_lines, roof_record
+    from survcore.benchmarks.runner import Settings, roofs_of, run_case
 
-    if op not in CASES:
-        raise click.BadParameter(f"{op!r} is none of {', '.join(CASES)}", param_hint="OP")
+    for op in ops:
+        if op not in CASES:
+            raise click.BadParameter(f"{op!r} is none of {', '.join(CASES)}", param_hint="OP")
     if device == "cuda" and not torch.cuda.is_available():
         raise click.UsageError("no CUDA device is available to torch")
-    if threads:
-        torch.set_num_threads(threads)
-    if CASES[op].dtype:
-        dtype = str(CASES[op].dtype).removeprefix("torch.")
-    context = _context(device, dtype, torch.get_num_threads())
-    click.echo(" · ".join(f"{name} {value}" for name, value in context.items()))
-    for report in run_case(CASES[op], device=device, dtype=getattr(torch, dtype), quick=quick):
-        click.echo("\n" + "\n".join(lines(report)))
+    threads = threads or torch.get_num_threads()
+    roofs: dict[str, Any] = {}
+    for op in ops or CASES:
+        case, module = CASES[op], MODULES[op].__name__
+        own = str(case.dtype).removeprefix("torch.") if case.dtype else dtype
+        settings = Settings(device, own, threads, against, quick)
+        context = results.context(device, own, threads)
+        if own not in roofs:
+            roofs[own] = roofs_of(module, settings)
+            click.echo(" · ".join(f"{name} {value}" for name, value in context.items() if not isinstance(value, dict)))
+            click.echo("\n".join(roof_lines(roofs[own])))
+        found = [roof_record(op, roofs[own], context)]
+        for report in run_case(module, case, settings, roofs[own]):
+            click.echo("\n" + "\n".join(lines(report)))
+            found.extend(records(report, context))
         if out:
-            with out.open("a") as file:
-                file.writelines(json.dumps(record) + "\n" for record in records(report, context))
+            click.echo(f"\n{results.write(out, op, device, found)}")
+
+
+@bench.command("report")
+@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--results",
+    "source",
+    type=click.Path(exists=True, path_type=Path),
+    default=Path("benchmarks/results"),
+    show_default=True,
+    help="Folder that `run --out` wrote.",
+)
+@click.option("--check", is_flag=True, help="Write nothing; fail if a table or a figure is not that of the results.")
+def report(files: tuple[Path, ...], source: Path, check: bool) -> None:
+    """Write tables of stored results into Markdown FILES, and draw their curves beside the results.
+
+    A table stands between the lines `<!-- bench OP -->` (or `<!-- bench bars -->`) and `<!-- /bench -->`. Without
+    FILES: README.md, benchmarks/README.md and survcore/metrics/README.md of this folder.
+    """
+    from survcore.benchmarks import pages
+
+    try:
+        stale = pages.stale(files or pages.of_project(Path()), source) if check else []
+        changed = [] if check else pages.write(files or pages.of_project(Path()), source)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    for path in changed:
+        click.echo(path)
+    if stale:
+        raise click.ClickException(f"not those of {source}: {', '.join(map(str, stale))}; `survcore bench report`")
+
+
+@bench.command("compare")
+@click.argument("before", type=click.Path(exists=True, path_type=Path))
+@click.argument("after", type=click.Path(exists=True, path_type=Path))
+def compare(before: Path, after: Path) -> None:
+    """Times of AFTER beside those of BEFORE: files or folders that `run --out` wrote."""
+    from survcore.benchmarks.compare import comparison
+    from survcore.benchmarks.results import read
+
+    try:
+        click.echo("\n".join(comparison(read(before), read(after))))
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
 
 
 @bench.command("coverage")
@@ -109,19 +180,3 @@ def coverage_of_intervals(simulations: int, resamples: int, patients: tuple[int,
         for line in coverage(count, truth, simulations=simulations, resamples=resamples, seed=seed):
             share, error = 100 * line.share, 100 * line.standard_error
             click.echo(f"  {line.interval:<43}  {share:5.1f} % (standard error {error:.1f} %)")
-
-
-def _context(device: str, dtype: str, threads: int) -> dict[str, Any]:
-    import torch
-
-    import survcore
-    from survcore._information import device_name
-
-    return {
-        "device": device_name(device),
-        "threads": threads,
-        "dtype": dtype,
-        "survcore": survcore.__version__,
-        "torch": torch.__version__,
-        "date": datetime.date.today().isoformat(),
-    }

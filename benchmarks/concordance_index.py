@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from survcore.benchmarks.case import BenchmarkCase, Inputs
-from survcore.benchmarks.numpy_provider import numpy_provider
+from survcore.benchmarks.numpy_provider import numpy_provider, read_once
 from survcore.metrics import concordance_index
 
 
@@ -58,4 +58,7 @@ CASE = BenchmarkCase(
         "torchsurv": numpy_provider(_torchsurv, 10**3),
     },
     oracle="coxdev",
+    work=read_once,
+    bars={"100k": 5.0},
+    curve=("1k", "100k", "1M", "10M"),
 )

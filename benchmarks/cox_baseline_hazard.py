@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from survcore.benchmarks.case import BenchmarkCase, Inputs
+from survcore.benchmarks.case import BenchmarkCase, Inputs, Work
 from survcore.ops import RiskSets
 from survcore.reference.cox_risk_sets import CoxPlan
 
@@ -29,6 +29,12 @@ def _eager(log_hazard: Tensor, risk_sets: Tensor, plan: CoxPlan) -> Tensor:
     return (plan.events.to(log_hazard.dtype).log() - at_risk).flip(0).logcumsumexp(0).flip(0).exp()
 
 
+def _work(_passes: str, log_hazard: Tensor, risk_sets: Tensor, plan: CoxPlan) -> Work:
+    """Every log-hazard, its place in the order and its event once, one exponential per row; every step written."""
+    rows = log_hazard.numel()
+    return Work(rows * (log_hazard.element_size() + 4 + 1) + 8 * len(plan.events), exponentials=rows)
+
+
 CASE = BenchmarkCase(
     name="cox_baseline_hazard",
     sizes={
@@ -39,4 +45,5 @@ CASE = BenchmarkCase(
     quick=("10k",),
     inputs=_inputs,
     providers={"survcore": _survcore, "eager": _eager},
+    work=_work,
 )

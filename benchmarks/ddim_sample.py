@@ -84,7 +84,7 @@ def _one_draw_at_a_time(reference: Inputs, _: Inputs) -> Tensor:
     return torch.cat(draws)
 
 
-def _work(_: Inputs, op: Inputs) -> Work:
+def _work(_passes: str, _: Inputs, op: Inputs) -> Work:
     """Products with the weights (attention's own are few), and one pass over the packed weights per step.
 
     A pass per step is the floor of any implementation that keeps no weights in registers; the op makes several where
@@ -95,7 +95,7 @@ def _work(_: Inputs, op: Inputs) -> Work:
     block = 12 * width**2
     in_steps = steps * noise.shape[0] * (layers * block + width**2)
     of_conditions = condition.shape[0] * condition.shape[1] * layers * block
-    return Work(2.0 * (in_steps + of_conditions), read_bytes=steps * packed.numel(), weight_bytes=packed.numel())
+    return Work(steps * packed.numel(), products=2.0 * (in_steps + of_conditions), held=packed.numel())
 
 
 def _name(size: dict[str, int]) -> str:
@@ -114,4 +114,5 @@ CASE = BenchmarkCase(
     oracles={"eager, joint": "eager, joint"},
     work=_work,
     latency=("survcore", "eager"),
+    bars={_name(_BASE): 10.0},
 )

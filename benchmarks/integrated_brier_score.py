@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from survcore.benchmarks.case import BenchmarkCase, Inputs
-from survcore.benchmarks.numpy_provider import numpy_provider
+from survcore.benchmarks.numpy_provider import numpy_provider, read_once
 from survcore.metrics import integrated_brier_score
 
 
@@ -78,4 +78,7 @@ CASE = BenchmarkCase(
         "torchsurv": numpy_provider(_torchsurv, 10**4),
     },
     oracle="numpy",
+    work=read_once,
+    bars={"10k x 100": 2.0},
+    curve=("1k x 100", "10k x 100", "100k x 100", "1M x 100"),
 )

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from survcore.benchmarks.case import BenchmarkCase, Inputs
-from survcore.benchmarks.numpy_provider import numpy_provider
+from survcore.benchmarks.numpy_provider import numpy_provider, read_once
 from survcore.metrics import kaplan_meier
 
 # Where curves are compared, within the follow-up of the inputs.
@@ -67,4 +67,7 @@ CASE = BenchmarkCase(
         "pycox": numpy_provider(_pycox, 10**6),
     },
     oracle="numpy",
+    work=read_once,
+    bars={"1M": 15.0},
+    curve=("10k", "1M", "10M"),
 )

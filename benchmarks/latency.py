@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from survcore.benchmarks.timing import Function, Spread, time_alone
 
@@ -21,8 +21,7 @@ while os.getppid() == int(sys.argv[1]):
 """
 
 
-@dataclass(frozen=True)
-class Latency:
+class Latency(NamedTuple):
     """Times of one provider without and with a busy neighbour."""
 
     provider: str
@@ -51,16 +50,9 @@ def busy_neighbour() -> Iterator[subprocess.Popen[bytes]]:
             neighbour.kill()
 
 
-def measure_latency(functions: dict[str, Function], *, calls: int, seconds: float) -> list[Latency]:
-    """Times of each function alone on the CPU, at most ``calls`` and about ``seconds`` each without and with neighbour.
-
-    One after the other, not in turns: PyTorch's threads go on spinning for a while after a call and would disturb the
-    next one.
-    """
-    limits = {"device": "cpu", "calls": calls, "seconds": seconds}
-    idle = {name: time_alone(function, **limits) for name, function in functions.items()}
-    busy = {}
-    if functions:
-        with busy_neighbour():
-            busy = {name: time_alone(function, **limits) for name, function in functions.items()}
-    return [Latency(name, idle[name], busy[name]) for name in functions]
+def measure_latency(provider: str, function: Function, *, calls: int, seconds: float) -> Latency:
+    """Times of a function alone on the CPU, at most ``calls`` and about ``seconds`` each without and with neighbour."""
+    idle = time_alone(function, "cpu", calls=calls, seconds=seconds)
+    with busy_neighbour():
+        busy = time_alone(function, "cpu", calls=calls, seconds=seconds)
+    return Latency(provider, idle, busy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from survcore.benchmarks.case import BenchmarkCase, Inputs, leaf
+from survcore.benchmarks.case import BenchmarkCase, Inputs, Work, leaf
 from survcore.ops import low_rank_decompose
 from survcore.reference import low_rank_decompose as reference
 
@@ -30,6 +30,17 @@ def _eager(basis: Tensor, whole: Tensor, specific: Tensor, cross: Tensor, availa
     return losses[0] + losses[1] + 0.5 * losses[2]
 
 
+def _work(passes: str, basis: Tensor, whole: Tensor, specific: Tensor, cross: Tensor, availability: Tensor) -> Work:
+    """Two products with the basis per part that a row owns, and their two gradients; every part read, and written."""
+    width, rank = basis.shape
+    own = availability.double()
+    parts = int((own.sum(1) ** 2).sum())
+    read = whole.nbytes + specific.nbytes + cross.nbytes
+    written = specific.nbytes + cross.nbytes
+    forward, products = read + written, 4.0 * parts * width * rank
+    return Work(forward, products=products) if passes == "forward" else Work(2 * forward + read, products=3 * products)
+
+
 CASE = BenchmarkCase(
     name="low_rank_decompose",
     sizes={
@@ -40,4 +51,5 @@ CASE = BenchmarkCase(
     quick=("2 modalities x 32", "4 modalities x 256"),
     inputs=_inputs,
     providers={"survcore": _survcore, "eager": _eager},
+    work=_work,
 )

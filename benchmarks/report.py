@@ -6,24 +6,34 @@ from typing import Any
 
 from survcore.benchmarks.agreement import Agreement
 from survcore.benchmarks.latency import Latency
+from survcore.benchmarks.roofs import Roofs
 from survcore.benchmarks.runner import Report, Result
 from survcore.benchmarks.timing import Spread
+
+PASSES = {"both": "forward and backward", "forward": "forward", "backward": "backward"}
+
+
+def roof_lines(roofs: Roofs) -> list[str]:
+    """What ``survcore bench run`` prints of the machine's rates."""
+    copies = ", ".join(f"{_size(size)} {1e-9 * rate:.1f}" for size, rate in roofs.copies)
+    rates = {"matrix product": roofs.products, "fused multiply-add": roofs.operations, "exp": roofs.exponentials}
+    given = [f"{name} {1e-9 * rate:.4g}" for name, rate in rates.items() if rate]
+    return [f"roofs: copy of {copies} GB/s; {', '.join(given)} billion per second"]
 
 
 def lines(report: Report) -> list[str]:
     """What ``survcore bench run`` prints for one size."""
-    rivals = [result for result in report.results if result.rival and result.provider != "survcore" and result.spread]
-    printed = [f"{report.op}, {report.size}, {report.passes}"]
-    for result in report.results:
-        if result.spread is None:
-            printed.append(_line(result.provider, result.agreement.problem))
-            continue
-        text = f"{_times(result.spread)}   {_agreement(result.agreement)}"
-        if result.provider == "survcore" and rivals:
-            fastest = min(rival.spread.median for rival in rivals if rival.spread)
-            text += f"   {fastest / result.spread.median:.1f} x the fastest other"
-        printed.append(_line(result.provider, text))
-    printed.extend(_roof_lines(report))
+    printed = []
+    for passes in report.passes:
+        printed.append(f"{report.op}, {report.size}, {PASSES[passes]}")
+        for result in report.results:
+            if passes in result.spreads:
+                printed.append(_line(result.provider, _text(report, result, passes)))
+    printed.extend(
+        _line(result.provider, result.agreement.problem) for result in report.results if result.agreement.problem
+    )
+    if not report.passes:
+        printed.insert(0, f"{report.op}, {report.size}")
     if report.latencies:
         printed.append("  one call after the other, of one provider alone:")
     for latency in report.latencies:
@@ -36,27 +46,83 @@ def lines(report: Report) -> list[str]:
     return printed
 
 
+def roof_record(op: str, roofs: Roofs, context: dict[str, Any]) -> dict[str, Any]:
+    """The machine's rates, per second, as a record beside an op's."""
+    rates = {
+        "copies": [list(copy) for copy in roofs.copies],
+        "operations": roofs.operations,
+        "products": roofs.products,
+        "exponentials": roofs.exponentials,
+    }
+    return {"op": op, "measured": "roofs"} | rates | context
+
+
 def records(report: Report, context: dict[str, Any]) -> list[dict[str, Any]]:
-    """One flat record per provider, and two per latency; "measured" tells them apart. Seconds, FLOP/s and bytes/s."""
+    """One flat record per provider and pass, one per problem, two per latency; "measured" tells them apart.
+
+    Seconds, and bytes.
+    """
     found = []
 
     def add(provider: str, measured: str, *parts: dict[str, Any]) -> None:
-        record = {"op": report.op, "size": report.size, "passes": report.passes, "provider": provider}
-        record["measured"] = measured
+        record = {"op": report.op, "size": report.size, "provider": provider, "measured": measured}
         for part in parts:
             record |= part
         found.append(record | context)
 
     for result in report.results:
-        if result.spread is None:
-            add(result.provider, "in turns", {"problem": result.agreement.problem})
-        else:
-            agreement = {"error": result.agreement.error, "lowest_cosine": result.agreement.cosine}
-            add(result.provider, "in turns", _seconds(result.spread), agreement, _roofs(report, result))
+        if result.agreement.problem:
+            add(result.provider, "problem", {"problem": result.agreement.problem, "rival": result.rival})
+        for passes in report.passes:
+            if passes in result.spreads:
+                facts = {"passes": PASSES[passes], "rival": result.rival}
+                add(
+                    result.provider, "in turns", facts, _seconds(result.spreads[passes]), _found(report, result, passes)
+                )
     for latency in report.latencies:
         add(latency.provider, "alone", _seconds(latency.idle))
         add(latency.provider, "alone beside a busy neighbour", _seconds(latency.busy), _ratios(latency))
     return found
+
+
+def milliseconds(seconds: float) -> str:
+    """A time to three digits, in milliseconds."""
+    value = 1e3 * seconds
+    return f"{value:,.0f}" if value >= 100 else f"{value:.{1 if value >= 10 else 2 if value >= 1 else 3}f}"
+
+
+def percent(share: float) -> str:
+    """A share to two digits."""
+    return f"{100 * share:.{0 if share >= 0.1 else 1}f} %"
+
+
+def _text(report: Report, result: Result, passes: str) -> str:
+    text = f"{_times(result.spreads[passes])}   {_agreement(result.agreement)}"
+    facts = _found(report, result, passes)
+    if facts.get("peak_extra_bytes") is not None:
+        text += f"   peak {_size(facts['peak_extra_bytes'])}"
+    if "roof" in facts:
+        text += f"   {percent(facts['roof_share'])} of {facts['roof']}"
+    if "to_fastest_rival" in facts:
+        text += f"   {facts['to_fastest_rival']:.1f} x {facts['fastest_rival']}"
+    return text
+
+
+def _found(report: Report, result: Result, passes: str) -> dict[str, Any]:
+    """Error, memory, share of a roof and, for survcore, the ratio to the fastest rival: above 1, survcore is faster."""
+    facts: dict[str, Any] = {"error": result.agreement.error, "lowest_cosine": result.agreement.cosine}
+    median = result.spreads[passes].median
+    if passes in result.memory:
+        facts["peak_extra_bytes"] = result.memory[passes]
+    if passes in report.work:
+        floor, roof = report.roofs.floor(report.work[passes])
+        facts |= {"floor": floor, "roof": roof, "roof_share": floor / median}
+    rivals = [other for other in report.results if other.rival and other is not result and passes in other.spreads]
+    if result.provider == "survcore" and rivals:
+        fastest = min(rivals, key=lambda other: other.spreads[passes].median)
+        facts["fastest_rival"] = fastest.provider
+        facts["to_fastest_rival"] = fastest.spreads[passes].median / median
+    return facts
 
 
 def _line(name: str, text: str) -> str:
@@ -76,28 +142,8 @@ def _agreement(agreement: Agreement) -> str:
     return f"error {agreement.error:.0e}{cosine}"
 
 
-def _roof_lines(report: Report) -> list[str]:
-    if not report.roofs or not report.work:
-        return []
-    operations, bandwidth = 1e-9 * report.roofs.operations, 1e-9 * report.roofs.bandwidth
-    size = 1e-6 * report.work.weight_bytes
-    text = f"matrix product {operations:.0f} GFLOP/s, {report.roofs.reader} of {size:.1f} MB {bandwidth:.1f} GB/s"
-    for result in report.results:
-        if result.provider == "survcore" and result.spread:
-            shares = report.roofs.shares(report.work, result.spread.median)
-            text += "; survcore reaches {:.0%} and {:.0%}".format(*shares)
-    return [_line("roofs", text)]
-
-
-def _roofs(report: Report, result: Result) -> dict[str, Any]:
-    """The roofs of the run, and what survcore achieves of them."""
-    if not report.roofs or not report.work:
-        return {}
-    roofs = report.roofs
-    found = {"product_roof": roofs.operations, "read_roof": roofs.bandwidth, "read_by": roofs.reader}
-    if result.provider == "survcore" and result.spread:
-        found["product_share"], found["read_share"] = roofs.shares(report.work, result.spread.median)
-    return found
+def _size(size: float) -> str:
+    return f"{1e-6 * size:.3g} MB"
 
 
 def _seconds(spread: Spread) -> dict[str, Any]:

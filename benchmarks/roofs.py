@@ -1,16 +1,23 @@
 """What the machine reaches with simple code, at the same number of threads as the op.
 
-These are measured rates, not limits of the hardware: a kernel that reads ahead better than the plain read exceeds it.
+These are measured rates, not limits of the hardware: a kernel whose data stay in a cache, or whose exponentials are
+cheaper than PyTorch's, exceeds them.
 """
 
 from __future__ import annotations
 
+import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 
+from survcore import _roofs
 from survcore.benchmarks.case import Work
 from survcore.benchmarks.timing import fastest
+
+# Bytes read and written by a copy.
+_COPIES = tuple(2**power for power in range(18, 29, 2))
 
 
 @dataclass(frozen=True)
@@ -18,23 +25,56 @@ class Roofs:
     """Rates that a kernel is held against.
 
     Attributes:
-        operations: floating-point operations per second of the best square matrix product.
-        bandwidth: bytes per second of the best read, again and again, of a buffer as large as the op's weights.
-        reader: which read that was.
+        copies: (bytes, bytes per second) of copies of rising size; bytes read and written both count.
+        operations: fused multiply-adds in registers, in floating-point operations per second; None: not measured.
+        products: floating-point operations per second of the best square matrix product.
+        exponentials: per second, by ``torch.exp`` of values that lie in a cache.
     """
 
-    operations: float
-    bandwidth: float
-    reader: str
+    copies: tuple[tuple[int, float], ...]
+    operations: float | None
+    products: float
+    exponentials: float
 
-    def shares(self, work: Work, seconds: float) -> tuple[float, float]:
-        """Shares of ``operations`` and of ``bandwidth`` that a call of so many seconds achieves."""
-        return work.operations / seconds / self.operations, work.read_bytes / seconds / self.bandwidth
+    def copy_rate(self, size: float) -> float:
+        """Bytes per second of a copy of that many bytes, between those measured by their logarithms."""
+        (below, rate), *others = self.copies
+        for above, next_rate in others:
+            if size <= above:
+                share = max(0.0, math.log(size / below) / math.log(above / below)) if size > 0 else 0.0
+                return rate ** (1 - share) * next_rate**share
+            below, rate = above, next_rate
+        return rate
+
+    def floor(self, work: Work) -> tuple[float, str]:
+        """Seconds that the work takes at least at these rates, and which of them it is that sets the floor."""
+        times = {
+            "bytes": work.bytes / self.copy_rate(work.bytes if work.held is None else work.held),
+            "operations": work.operations / self.operations if self.operations else 0.0,
+            "products": work.products / self.products,
+            "exponentials": work.exponentials / self.exponentials,
+        }
+        roof = max(times, key=times.__getitem__)
+        return times[roof], roof
 
 
-def matrix_product_rate(dtype: torch.dtype, device: str, seconds: float) -> float:
-    """Operations per second of ``torch.matmul``, the best of square matrices of 1024, 1536 and 2048."""
+def measure_roofs(dtype: torch.dtype, device: str, seconds: float) -> Roofs:
+    """The rates of this machine, about ``seconds`` for each; operations and exponentials in float32 or float64."""
+    real = torch.float64 if dtype == torch.float64 else torch.float32
+    values = torch.rand(2**18, dtype=real, device=device)
+    results = torch.empty_like(values)
+    exponentials = values.numel() / fastest(lambda: torch.exp(values, out=results), device, seconds)
+    copies = tuple((size, _copy_rate(size, device, seconds)) for size in _COPIES)
+    operations = _operation_rate(real, seconds) if device == "cpu" else None
+    return Roofs(copies, operations, _product_rate(dtype, device, seconds), exponentials)
 
+
+def _copy_rate(size: int, device: str, seconds: float) -> float:
+    source, target = torch.rand(2, size // 8, device=device)
+    return size / fastest(lambda: target.copy_(source), device, seconds)
+
+
+def _product_rate(dtype: torch.dtype, device: str, seconds: float) -> float:
     def rate(size: int) -> float:
         left, right = torch.rand(2, size, size, device=device).to(dtype)
         return 2 * size**3 / fastest(lambda: torch.matmul(left, right), device, seconds)
@@ -42,10 +82,8 @@ def matrix_product_rate(dtype: torch.dtype, device: str, seconds: float) -> floa
     return max(rate(size) for size in (1024, 1536, 2048))
 
 
-def read_rate(size: int, device: str, seconds: float) -> tuple[float, str]:
-    """Bytes per second at which ``size`` bytes of float32 are read, and the fastest reader: sum, dot product or max."""
-    values = torch.rand(2, max(size // 8, 1), device=device)
-    readers = {"sum": values.sum, "dot": lambda: torch.dot(values[0], values[1]), "max": values.amax}
-    times = {name: fastest(reader, device, seconds) for name, reader in readers.items()}
-    reader = min(times, key=times.__getitem__)
-    return values.nbytes / times[reader], reader
+def _operation_rate(real: torch.dtype, seconds: float) -> float:
+    measure = _roofs.fma_rate_double if real == torch.float64 else _roofs.fma_rate_float
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(measure, [seconds] * threads))

@@ -1,115 +1,227 @@
-"""Runs a case: every provider must agree with its float64 oracle before it is timed."""
+"""Runs a case: every provider in its own process, checked against a float64 oracle before it is timed."""
 
 from __future__ import annotations
 
+import tempfile
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-import torch
+from survcore.benchmarks.agreement import Agreement
+from survcore.benchmarks.case import BenchmarkCase, Work
+from survcore.benchmarks.latency import Latency
+from survcore.benchmarks.provider_process import ProviderProblem, ProviderProcess
+from survcore.benchmarks.roofs import Roofs
+from survcore.benchmarks.timing import Spread, spread
 
-from survcore.benchmarks.agreement import Agreement, agreements
-from survcore.benchmarks.case import BenchmarkCase, Inputs, Provider, Work, leaves
-from survcore.benchmarks.latency import Latency, measure_latency
-from survcore.benchmarks.roofs import Roofs, matrix_product_rate, read_rate
-from survcore.benchmarks.timing import Function, Spread, time_in_turns
+# Turns of every provider: what disturbs the machine for a while strikes all of them.
+_TURNS = 5
+# Threads that have just finished go on spinning for a moment, in whichever process they are.
+_SETTLE = 0.01
 
 
 @dataclass(frozen=True)
+class Settings:
+    """Where and how long a case is run.
+
+    Attributes:
+        device, dtype: of the inputs, as PyTorch names them.
+        threads: of every provider.
+        against: which rivals are run beside survcore: "peers", "eager", "compile"; empty: all.
+        quick: small sizes and short timing.
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    threads: int = 1
+    against: tuple[str, ...] = ()
+    quick: bool = False
+
+    def seconds(self, passes: str) -> float:
+        """Of each provider at each size."""
+        return (0.3 if self.quick else 1.0) * (1.0 if passes == "both" else 0.5)
+
+    @property
+    def roof_seconds(self) -> float:
+        return 0.1 if self.quick else 0.5
+
+    @property
+    def latency_limits(self) -> tuple[int, float]:
+        """Calls and seconds."""
+        return (100, 2.0) if self.quick else (300, 10.0)
+
+    @property
+    def limit(self) -> float:
+        """Seconds after which a provider is given up."""
+        return 120.0 if self.quick else 600.0
+
+
+@dataclass
 class Result:
-    """One provider at one size: its time, or why there is none (``agreement.problem``)."""
+    """One provider at one size: its times by pass, or why there are none (``agreement.problem``).
+
+    Attributes:
+        provider: its name.
+        rival: whether it is compared with; context is not.
+        agreement: with its oracle.
+        spreads: "forward", and where there is a gradient "both" and "backward" -> seconds.
+        memory: "forward", "both" -> peak bytes beside inputs and results; None where the system does not say.
+    """
 
     provider: str
-    agreement: Agreement
-    spread: Spread | None
     rival: bool
+    agreement: Agreement
+    spreads: dict[str, Spread] = field(default_factory=dict)
+    memory: dict[str, int | None] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Report:
     """What was measured at one size.
 
     Attributes:
         op, size: which.
-        passes: "forward and backward" or "forward".
         results: of all providers, timed in turns.
-        work, roofs: of a case that states its work, else None.
+        work: pass -> what it must do at least; empty where the case does not say.
+        roofs: the machine's rates.
         latencies: at the first size, of the providers that the case names.
     """
 
     op: str
     size: str
-    passes: str
     results: list[Result]
-    work: Work | None
-    roofs: Roofs | None
+    work: dict[str, Work]
+    roofs: Roofs
     latencies: list[Latency]
 
-
-@dataclass(frozen=True)
-class Effort:
-    """How long is measured: seconds per provider in turns, per roof, and the limits of a latency."""
-
-    seconds: float
-    roof_seconds: float
-    latency_calls: int
-    latency_seconds: float
+    @property
+    def passes(self) -> list[str]:
+        """The passes that were timed, the one that counts most first."""
+        timed = {name for result in self.results for name in result.spreads}
+        return [name for name in ("both", "forward", "backward") if name in timed]
 
 
-FULL = Effort(seconds=1.5, roof_seconds=0.5, latency_calls=300, latency_seconds=10.0)
-QUICK = Effort(seconds=0.3, roof_seconds=0.1, latency_calls=100, latency_seconds=2.0)
+def roofs_of(module: str, settings: Settings) -> Roofs:
+    """The machine's rates, measured in a process of their own."""
+    with _process(module, "survcore", settings) as process:
+        return process.ask("roofs", settings.roof_seconds)
 
 
-def run_case(case: BenchmarkCase, *, device: str, dtype: torch.dtype, quick: bool) -> Iterator[Report]:
-    """The report of each size in turn."""
-    effort = QUICK if quick else FULL
-    product_rate = matrix_product_rate(dtype, device, effort.roof_seconds) if case.work else 0.0
-    for size in case.quick if quick else case.sizes:
-        yield _run_size(case, size, device, dtype, effort, product_rate)
+def run_case(module: str, case: BenchmarkCase, settings: Settings, roofs: Roofs) -> Iterator[Report]:
+    """The report of each size in turn.
+
+    Args:
+        module: dotted name of the module whose ``CASE`` this is.
+        case: the case.
+        settings: where and how long.
+        roofs: as :func:`roofs_of` measured them.
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        rivals = chosen(case, settings.against)
+        names = [*rivals, *case.context]
+        processes = {name: stack.enter_context(_process(module, name, settings)) for name in names}
+        sources = {case.oracles.get(name, case.oracle) for name in names}
+        oracles = {name: stack.enter_context(_process(module, name, settings, exact=True)) for name in sources}
+        for size in case.quick if settings.quick else case.sizes:
+            first = size == next(iter(case.sizes))
+            asked = {name: processes[name] for name in (names if first else rivals)}
+            yield _run_size(case, size, settings, roofs, asked, oracles, folder)
 
 
 def _run_size(
-    case: BenchmarkCase, size: str, device: str, dtype: torch.dtype, effort: Effort, product_rate: float
+    case: BenchmarkCase,
+    size: str,
+    settings: Settings,
+    roofs: Roofs,
+    processes: dict[str, ProviderProcess],
+    oracles: dict[str, ProviderProcess],
+    folder: Path,
 ) -> Report:
-    torch.compiler.reset()  # else torch.compile gives up on a function after a few sizes, without a word
-    first = size == next(iter(case.sizes))
-    inputs = case.inputs(dtype, device, **case.sizes[size])
-    rivals = dict(case.providers)
-    if "eager" in rivals and "compiled" not in rivals:
-        rivals["compiled"] = torch.compile(rivals["eager"], dynamic=False)
-    context = case.context if first else {}
-
-    found = agreements(case, rivals | context, inputs, dtype)
-    functions = {
-        name: _function(provider, inputs) for name, provider in (rivals | context).items() if not found[name].problem
-    }
-    spreads: dict[str, Spread] = {}
-    for group in (rivals, context):
-        timed = {name: function for name, function in functions.items() if name in group}
-        spreads |= time_in_turns(timed, device, effort.seconds)
-
-    work = case.work(*inputs) if case.work else None
-    roofs = Roofs(product_rate, *read_rate(work.weight_bytes, device, effort.roof_seconds)) if work else None
-    alone = {name: functions[name] for name in case.latency if name in functions and first and device == "cpu"}
+    ready: set[str] = set()
+    results = []
+    work: dict[str, Work] = {}
+    for name, process in processes.items():
+        source = case.oracles.get(name, case.oracle)
+        result = Result(name, name not in case.context, Agreement())
+        try:
+            process.ask("prepare", size)
+            work = work or process.ask("work")
+            process.ask("write_values", folder / "values")
+            if source not in ready:
+                oracles[source].ask("prepare", size)
+                ready.add(source)
+            result.agreement = oracles[source].ask("compare", folder / "values")
+            if not result.agreement.problem:
+                result.memory = process.ask("memory")
+        except ProviderProblem as problem:
+            result.agreement = Agreement(str(problem))
+        results.append(result)
+    for source in ready:
+        oracles[source].ask("forget")
+    for rival in (True, False):
+        _time([result for result in results if result.rival == rival], processes, settings)
     return Report(
         op=case.name,
         size=size,
-        passes="forward and backward" if leaves(inputs) else "forward",
-        results=[Result(name, found[name], spreads.get(name), name in rivals) for name in found],
+        results=results,
         work=work,
         roofs=roofs,
-        latencies=measure_latency(alone, calls=effort.latency_calls, seconds=effort.latency_seconds),
+        latencies=_latencies(case, size, results, processes, settings),
     )
 
 
-def _function(provider: Provider, inputs: Inputs) -> Function:
-    """One call of a provider, backward included where there is a gradient."""
-    wanted = leaves(inputs)
+def _time(results: list[Result], processes: dict[str, ProviderProcess], settings: Settings) -> None:
+    """Fill in the spreads of those that agree with their oracle, in turns."""
+    for passes in ("forward", "both"):
+        samples: dict[str, dict[str, list[float]]] = {}
+        timed = [result for result in results if not result.agreement.problem and passes in result.memory]
+        for _ in range(_TURNS):
+            for result in timed:
+                if result.agreement.problem:
+                    continue
+                time.sleep(_SETTLE)
+                try:
+                    turn = processes[result.provider].ask("time", passes, settings.seconds(passes) / _TURNS)
+                except ProviderProblem as problem:
+                    result.agreement = Agreement(str(problem))
+                    continue
+                for name, values in turn.items():
+                    samples.setdefault(result.provider, {}).setdefault(name, []).extend(values)
+        for result in timed:
+            if result.agreement.problem:
+                result.spreads = {}
+            else:
+                result.spreads |= {name: spread(values) for name, values in samples[result.provider].items()}
 
-    @torch.no_grad()
-    def forward() -> None:
-        provider(*inputs)
 
-    def forward_and_backward() -> None:
-        torch.autograd.grad(provider(*inputs), wanted)
+def _latencies(
+    case: BenchmarkCase, size: str, results: list[Result], processes: dict[str, ProviderProcess], settings: Settings
+) -> list[Latency]:
+    if size != next(iter(case.sizes)) or settings.device != "cpu":
+        return []
+    sound = {result.provider for result in results if not result.agreement.problem}
+    return [processes[name].ask("latency", *settings.latency_limits) for name in case.latency if name in sound]
 
-    return forward_and_backward if wanted else forward
+
+def chosen(case: BenchmarkCase, against: tuple[str, ...]) -> list[str]:
+    """The names of survcore and of its rivals of the kinds asked for."""
+    names = list(case.providers)
+    if "eager" in names and "compiled" not in names:
+        names.append("compiled")
+    kinds = {name: {"survcore": "survcore", "eager": "eager"}.get(name, "peers") for name in names}
+    kinds |= {name: "compile" for name in names if name == "compiled" or name.endswith(", compiled")}
+    return [name for name in names if not against or kinds[name] in (*against, "survcore")]
+
+
+@contextmanager
+def _process(module: str, provider: str, settings: Settings, exact: bool = False) -> Iterator[ProviderProcess]:
+    options: dict[str, Any] = {"dtype": settings.dtype, "device": settings.device, "threads": settings.threads}
+    process = ProviderProcess(module, provider, limit=settings.limit, exact=exact, **options)
+    try:
+        yield process
+    finally:
+        process.close()

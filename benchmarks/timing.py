@@ -1,14 +1,21 @@
-"""Timing: several functions in turns, so that a disturbance of the machine strikes all of them, or one alone."""
+"""Timing of a provider's passes, and of a function alone."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
+
+from survcore.benchmarks.case import Inputs, Provider, leaves
 
 Function = Callable[[], object]
+
+# The first of several calls shorter than this is not counted: another process has had the caches.
+_SHORT = 0.02
 
 
 @dataclass(frozen=True)
@@ -26,25 +33,63 @@ class Spread:
     calls: int
 
 
-def time_in_turns(functions: dict[str, Function], device: str, seconds: float) -> dict[str, Spread]:
-    """Call each function in turn for about ``seconds`` per function, five rounds at least, after two to warm up."""
-    for function in functions.values():
-        for _ in range(2):
-            function()
-    samples: dict[str, list[float]] = {name: [] for name in functions}
-    deadline = time.perf_counter() + seconds * len(functions)
-    rounds = 0
-    while rounds < 5 or (time.perf_counter() < deadline and rounds < 2000):
-        for name, function in functions.items():
-            samples[name].append(_once(function, device))
-        rounds += 1
-    return {name: _spread(values) for name, values in samples.items()}
+class Passes:
+    """A provider's forward pass on given inputs and, where some of them require a gradient, its backward pass."""
+
+    def __init__(self, provider: Provider, inputs: Inputs) -> None:
+        self._provider, self._inputs = provider, inputs
+        self._wanted = leaves(inputs)
+
+    def calls(self) -> dict[str, Callable[[], Any]]:
+        """ "forward", without a graph, and "both" where there is a gradient -> function that returns the results."""
+        return {"forward": self.forward} | ({"both": self.both} if self._wanted else {})
+
+    @torch.no_grad()
+    def forward(self) -> tuple[Tensor, ...]:
+        return (self._provider(*self._inputs),)
+
+    def both(self) -> tuple[Tensor, ...]:
+        loss = self.graph()
+        return (loss.detach(), *self.gradients(loss))
+
+    def graph(self) -> Tensor:
+        return self._provider(*self._inputs)
+
+    def gradients(self, loss: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(loss, self._wanted)
+
+
+def time_passes(passes: Passes, name: str, device: str, seconds: float) -> dict[str, list[float]]:
+    """Seconds of the calls in about ``seconds``, one at least: of "forward", or of "both" and "backward" within it."""
+    clock = _Clock(device)
+
+    def forward() -> tuple[float, ...]:
+        start = clock.mark()
+        passes.forward()
+        return (clock.seconds(start, clock.mark()),)
+
+    def both() -> tuple[float, ...]:
+        start = clock.mark()
+        loss = passes.graph()
+        middle = clock.mark()
+        passes.gradients(loss)
+        end = clock.mark()
+        return clock.seconds(start, end), clock.seconds(middle, end)
+
+    call, measured = (forward, ("forward",)) if name == "forward" else (both, ("both", "backward"))
+    deadline = time.perf_counter() + seconds
+    samples = [call()]
+    while time.perf_counter() < deadline:
+        samples.append(call())
+    if len(samples) > 1 and samples[0][0] < _SHORT:
+        del samples[0]
+    return dict(zip(measured, map(list, zip(*samples, strict=True)), strict=True))
 
 
 def time_alone(function: Function, device: str, *, calls: int, seconds: float) -> Spread:
     """Call one function again and again, after once to warm up, until one of the limits is reached."""
     function()
-    return _spread(_repeated(function, device, calls, seconds))
+    return spread(_repeated(function, device, calls, seconds))
 
 
 def fastest(function: Function, device: str, seconds: float) -> float:
@@ -54,27 +99,42 @@ def fastest(function: Function, device: str, seconds: float) -> float:
 
 
 def _repeated(function: Function, device: str, calls: int, seconds: float) -> list[float]:
+    clock = _Clock(device)
+
+    def once() -> float:
+        start = clock.mark()
+        function()
+        return clock.seconds(start, clock.mark())
+
     deadline = time.perf_counter() + seconds
-    samples = [_once(function, device)]
+    samples = [once()]
     while len(samples) < calls and time.perf_counter() < deadline:
-        samples.append(_once(function, device))
+        samples.append(once())
     return samples
 
 
-def _once(function: Function, device: str) -> float:
-    if device != "cuda":
-        start = time.perf_counter()
-        function()
-        return time.perf_counter() - start
-    start_event, end_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start_event.record()
-    function()
-    end_event.record()
-    end_event.synchronize()
-    return start_event.elapsed_time(end_event) / 1e3
+class _Clock:
+    """Marks of time: the processor's, or events of the current CUDA stream."""
+
+    def __init__(self, device: str) -> None:
+        self._cuda = device == "cuda"
+
+    def mark(self) -> Any:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, start: Any, end: Any) -> float:
+        if not self._cuda:
+            return end - start
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
 
 
-def _spread(values: list[float]) -> Spread:
+def spread(values: list[float]) -> Spread:
+    """Median and percentiles of samples."""
     ordered = sorted(values)
 
     def quantile(share: float) -> float:

@@ -55,7 +55,7 @@ def _result(output: Tensor) -> Tensor:
     return (output * torch.linspace(-1, 1, WIDTH).to(output)).sum() if output.requires_grad else output
 
 
-def _work(features: Tensor, *weights: Tensor) -> Work:
+def _work(passes: str, features: Tensor, *weights: Tensor) -> Work:
     """Products of the projection, of a whole layer, of the convolutions, and of the keys and values of the last layer.
 
     A backward pass is twice the work of its forward pass.
@@ -63,9 +63,8 @@ def _work(features: Tensor, *weights: Tensor) -> Work:
     projection, attention = FEATURES * WIDTH, LANDMARKS * WIDTH
     first = 4 * WIDTH**2 + 4 * attention + (33 + 49) * WIDTH
     second = 2 * WIDTH**2 + 2 * attention
-    passes = 3 if any(weight.requires_grad for weight in weights) else 1
-    stored = features.shape[0] * FEATURES * 2
-    return Work(2.0 * passes * features.shape[0] * (projection + first + second), stored, stored)
+    forward = 2.0 * features.shape[0] * (projection + first + second)
+    return Work(features.nbytes, products=3 * forward if passes == "both" else forward)
 
 
 CASE = BenchmarkCase(

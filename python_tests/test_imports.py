@@ -29,7 +29,7 @@ ROOMS = {
     "plots": set(),
     "evaluation": {"models", "training", "inference", "data", "metrics", "plots"},
     "testing": {"ops", "reference"},
-    "benchmarks": {"ops", "nn", "metrics", "reference", "testing", "_information", "_library"},
+    "benchmarks": {"ops", "nn", "metrics", "reference", "testing", "_information", "_library", "_roofs"},
 }
 # Rooms held to few packages besides the standard library; heavy packages are imported inside functions everywhere.
 PACKAGES = {

@@ -1,0 +1,61 @@
+"""Pages of this project that show results: their tables, and the figures beside the results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from survcore.benchmarks.cases import CASES
+from survcore.benchmarks.figures import curve_records, data_hash, draw
+from survcore.benchmarks.results import Record, read
+from survcore.benchmarks.tables import names_in, with_tables
+from survcore.files import replacing
+
+_PAGES = ("README.md", "benchmarks/README.md", "survcore/metrics/README.md")
+
+
+def of_project(root: Path) -> list[Path]:
+    """The pages with tables in a source tree.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = [root / page for page in _PAGES if (root / page).is_file() and names_in((root / page).read_text())]
+    if not found:
+        raise ValueError(f"none of {', '.join(_PAGES)} is here with a line such as <!-- bench OP -->: name the files")
+    return found
+
+
+def write(pages: Iterable[Path], results: Path) -> list[Path]:
+    """Write every table and figure anew; what was changed."""
+    records = read(results)
+    changed = []
+    for page in pages:
+        text = page.read_text()
+        new = with_tables(text, records, CASES)
+        if new != text:
+            with replacing(page) as temporary:
+                temporary.write_text(new)
+            changed.append(page)
+    for op, path in _figures(records, results).items():
+        if not _shows(path, op, records):
+            draw(CASES[op], records, path)
+            changed.append(path)
+    return changed
+
+
+def stale(pages: Iterable[Path], results: Path) -> list[Path]:
+    """The pages and figures that do not show what the results are."""
+    records = read(results)
+    found = [page for page in pages if with_tables(page.read_text(), records, CASES) != page.read_text()]
+    return found + [path for op, path in _figures(records, results).items() if not _shows(path, op, records)]
+
+
+def _figures(records: list[Record], results: Path) -> dict[str, Path]:
+    """Op -> its figure, of those that have a curve in the results."""
+    folder = results if results.is_dir() else results.parent
+    return {op: folder / f"{op}.svg" for op, case in CASES.items() if curve_records(case, records)}
+
+
+def _shows(path: Path, op: str, records: list[Record]) -> bool:
+    return path.is_file() and data_hash(CASES[op], records) in path.read_text()

@@ -1,0 +1,96 @@
+"""Stored results: one file of JSON lines per op and kind of device."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import survcore
+from survcore._information import device_name
+from survcore.files import replacing
+
+Record = dict[str, Any]
+
+_PEERS = ("pycox", "torchsurv", "coxdev", "scikit-survival", "lifelines")
+
+
+def context(device: str, dtype: str, threads: int) -> Record:
+    """What belongs to every record of a run: device, threads, versions, commit, date."""
+    facts = {
+        "device": device_name(device),
+        "threads": threads,
+        "dtype": dtype,
+        "survcore": survcore.__version__,
+        "commit": _commit(),
+        "torch": torch.__version__,
+        "run": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
+    }
+    if device == "cuda":
+        facts["cuda"] = torch.version.cuda
+        facts["driver"] = _driver()
+    return facts | {"peers": {name: found for name in _PEERS if (found := _version(name))}}
+
+
+def write(folder: Path, op: str, device: str, records: list[Record]) -> Path:
+    """Replace the results of an op on a kind of device, "cpu" or "cuda"."""
+    path = folder / f"{op}_{device}.jsonl"
+    with replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def read(source: Path) -> list[Record]:
+    """The records of a file, or of all files of a folder in the order of their names.
+
+    Raises:
+        ValueError: there is no such file or folder, or a line is no record of a run.
+    """
+    if not source.exists():
+        raise ValueError(f"{source}: no such file or folder of results")
+    found = []
+    for path in sorted(source.glob("*.jsonl")) if source.is_dir() else [source]:
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            try:
+                record = json.loads(line)
+                if not {"op", "measured"} <= set(record):
+                    raise ValueError("it has no 'op' and 'measured'")
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{path}, line {number}: expected a record of `survcore bench run`: {error}") from None
+            found.append(record)
+    return found
+
+
+def _commit() -> str | None:
+    """The commit of the source tree that this package is imported from, "+" where it has been changed; else None."""
+    root = Path(survcore.__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _output("git", "-C", str(root), "rev-parse", "--short", "HEAD")
+        return commit + ("+" if _output("git", "-C", str(root), "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _driver() -> str | None:
+    try:
+        return _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return None
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,177 @@
+"""Tables of stored results, written between markers of a Markdown file.
+
+``<!-- bench NAME -->`` and ``<!-- /bench -->`` stand on lines of their own around what is written. NAME is an op's name
+(one row per size, one column per provider) or "bars" (one row per size that a bar is set for, over all ops).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from survcore.benchmarks.case import BenchmarkCase
+from survcore.benchmarks.report import milliseconds, percent
+from survcore.benchmarks.results import Record
+
+_BLOCK = re.compile(r"(<!-- bench (\w+) -->\n)(.*?)(<!-- /bench -->)", re.DOTALL)
+# What a cell says of a provider that was not timed, by the beginning of its problem.
+_PROBLEMS = {"left out": "", "wrong": "wrong", "failed": "failed", "crashed": "crashed"}
+
+
+def names_in(text: str) -> list[str]:
+    """The names between whose markers a text has tables."""
+    return [match[2] for match in _BLOCK.finditer(text)]
+
+
+def with_tables(text: str, records: list[Record], cases: dict[str, BenchmarkCase]) -> str:
+    """The text with each table written anew.
+
+    Raises:
+        ValueError: a marker names no op, or one without results.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        name = match[2]
+        if name == "bars":
+            lines = bars_table(records, cases)
+        elif name in cases:
+            lines = op_table(cases[name], [record for record in records if record["op"] == name])
+        else:
+            raise ValueError(f"marker 'bench {name}': expected 'bars' or one of {', '.join(cases)}")
+        return match[1] + "\n".join(lines) + "\n" + match[4]
+
+    return _BLOCK.sub(table, text)
+
+
+def op_table(case: BenchmarkCase, records: list[Record]) -> list[str]:
+    """One row per size: milliseconds of every provider, and what survcore's are beside the fastest other and a roof."""
+    timed = [record for record in records if record["measured"] == "in turns" and record["rival"]]
+    if not timed:
+        raise ValueError(f"no results of {case.name}: `survcore bench run {case.name} --out FOLDER` makes them")
+    passes = _main_passes(timed)
+    found = {(record["size"], record["provider"]): record for record in timed if record["passes"] == passes}
+    problems = {
+        (record["size"], record["provider"]): record["problem"]
+        for record in records
+        if record["measured"] == "problem" and record["rival"]
+    }
+    providers = _in_order(provider for _, provider in (*found, *problems))
+    providers = [provider for provider in providers if any((size, provider) in found for size in case.sizes)]
+    sizes = [
+        size
+        for size in (case.table or case.sizes)
+        if any((size, provider) in found or (size, provider) in problems for provider in providers)
+    ]
+    has_roof = any("roof" in record for record in found.values())
+    header = ["size", *providers, "against the fastest other", *(["of the roof"] if has_roof else []), "peak MB"]
+    rows = []
+    for size in sizes:
+        cells = [
+            milliseconds(found[size, provider]["median"])
+            if (size, provider) in found
+            else _PROBLEMS.get(problems.get((size, provider), "left out").split(":")[0], "failed")
+            for provider in providers
+        ]
+        ours = found.get((size, "survcore"), {})
+        others = [record for (of, provider), record in found.items() if of == size and provider != "survcore"]
+        rows.append([size, *cells, _ratio(ours), *([_share(ours)] if has_roof else []), _memory(ours, others)])
+    runs = list(found.values())
+    conditions = _conditions(
+        runs,
+        providers,
+        f"Median milliseconds, {passes}, {runs[0]['dtype']}",
+        "peak memory beside inputs and results with the least of the others in brackets",
+    )
+    return [*_markdown(header, rows), "", conditions, *_told(problems, sizes)]
+
+
+def bars_table(records: list[Record], cases: dict[str, BenchmarkCase]) -> list[str]:
+    """One row per size that a bar is set for."""
+    rows = []
+    runs: list[Record] = []
+    fastest_others: set[str] = set()
+    for case in cases.values():
+        timed = [
+            record
+            for record in records
+            if record["op"] == case.name and record["measured"] == "in turns" and record["rival"]
+        ]
+        for size, bar in case.bars.items():
+            found = {
+                record["provider"]: record
+                for record in timed
+                if record["size"] == size and record["passes"] == _main_passes(timed)
+            }
+            if "survcore" not in found:
+                continue
+            ours = found["survcore"]
+            runs.append(ours)
+            fastest = ours.get("fastest_rival", "")
+            fastest_others.add(fastest)
+            other = f"{milliseconds(found[fastest]['median'])} ({fastest})" if fastest else ""
+            rows.append([case.name, size, f"{bar:g}", milliseconds(ours["median"]), other, _ratio(ours), _share(ours)])
+    if not rows:
+        raise ValueError("no results of any size that a bar is set for")
+    header = ["op", "size", "bar, ms", "survcore, ms", "fastest other, ms", "against it", "of the roof"]
+    return [
+        *_markdown(header, rows),
+        "",
+        _conditions(runs, fastest_others, "Median milliseconds, forward and backward where there is both"),
+    ]
+
+
+def _main_passes(timed: list[Record]) -> str:
+    names = {record["passes"] for record in timed}
+    return "forward and backward" if "forward and backward" in names else "forward"
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def _ratio(ours: Record) -> str:
+    return f"{ours['to_fastest_rival']:.1f} x" if "to_fastest_rival" in ours else ""
+
+
+def _share(ours: Record) -> str:
+    return f"{percent(ours['roof_share'])} ({ours['roof']})" if "roof_share" in ours else ""
+
+
+def _memory(ours: Record, others: list[Record]) -> str:
+    """Ours, and in brackets the least of the others'."""
+    if ours.get("peak_extra_bytes") is None:
+        return ""
+    text = f"{1e-6 * ours['peak_extra_bytes']:.1f}"
+    sizes = [record["peak_extra_bytes"] for record in others if record.get("peak_extra_bytes") is not None]
+    return f"{text} ({1e-6 * min(sizes):.1f})" if sizes else text
+
+
+def _conditions(runs: list[Record], providers: Iterable[str], *facts: str) -> str:
+    """The sentence below a table: what was measured where, when and with which versions."""
+    first = runs[0]
+
+    def all_of(name: str) -> str:
+        return " and ".join(sorted({str(run[name]) for run in runs if run.get(name)}))
+
+    survcore = f"survcore {all_of('survcore')}" + (f" ({all_of('commit')})" if all_of("commit") else "")
+    took_part = [f"{name} {version}" for name, version in first["peers"].items() if name in providers]
+    where = f"{all_of('device')}, {first['threads']} thread{'s' if first['threads'] > 1 else ''}"
+    dates = " and ".join(sorted({run["run"][:10] for run in runs}))
+    return ", ".join([*facts, where, survcore, f"torch {all_of('torch')}", *took_part, dates]) + "."
+
+
+def _told(problems: dict[tuple[str, str], str], sizes: list[str]) -> list[str]:
+    """What went wrong, once per problem."""
+    found: dict[str, list[str]] = {}
+    for (size, provider), problem in problems.items():
+        if size in sizes and not problem.startswith("left out"):
+            found.setdefault(f"{provider}: {problem}", []).append(size)
+    return ["", *(f"- {problem} ({', '.join(where)})" for problem, where in found.items())] if found else []
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(header) + " |",
+        "|" + "---|" * len(header),
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
