@@ -40,10 +40,15 @@ def agreements(
         if source not in oracles:
             oracles[source] = values_of((case.providers | case.context)[source], exact)
         try:
-            found[name] = compare(values_of(provider, inputs), oracles[source], ALLOWED[dtype])
+            found[name] = compare(values_of(provider, inputs), oracles[source], allowed(case, name, dtype))
         except Exception as error:
             found[name] = Agreement(told(error))
     return found
+
+
+def allowed(case: BenchmarkCase, provider: str, dtype: torch.dtype) -> float:
+    """The largest error of a provider that is given inputs of a type."""
+    return ALLOWED[case.computes_in.get(provider, dtype)]
 
 
 def told(error: Exception) -> str:
@@ -70,7 +75,7 @@ def values_of(provider: Provider, inputs: Inputs) -> list[Tensor]:
     return [alone, result.detach(), *torch.autograd.grad(result, wanted)]
 
 
-def compare(values: list[Tensor], oracle: list[Tensor], allowed: float) -> Agreement:
+def compare(values: list[Tensor], oracle: list[Tensor], largest_allowed: float) -> Agreement:
     """What a provider gave against what its oracle gave, both as :func:`values_of` returns them."""
     largest = 0.0
     for position, (value, exact) in enumerate(zip(values, oracle, strict=True)):
@@ -79,7 +84,7 @@ def compare(values: list[Tensor], oracle: list[Tensor], allowed: float) -> Agree
         if value.shape != exact.shape:
             return Agreement(f"wrong: {what} has shape {tuple(value.shape)}, expected {tuple(exact.shape)}")
         error = ((value.double() - exact).abs().max() / exact.abs().max()).item()
-        if not error <= allowed:  # so that NaN is wrong too
+        if not error <= largest_allowed:  # so that NaN is wrong too
             return Agreement(f"wrong: {what} has relative error {error:.1e}")
         largest = max(largest, error)
     rows, exact = values[0], oracle[0]

@@ -55,6 +55,7 @@ class BenchmarkCase:
         work: ``(passes, *inputs)`` with passes "forward" or "both" -> what must be done; held against the machine's
             roofs. None: it is not.
         dtype: of the floating inputs where that is not for the caller to choose.
+        computes_in: provider -> the type that it computes in whatever it is given: its error is allowed to be of that.
         latency: providers that are timed alone, call by call, on an idle machine and beside a busy neighbour.
         table: sizes that a table for readers shows; empty: all.
         bars: size -> milliseconds of forward and backward (of forward, where there is no gradient) that are aimed at.
@@ -72,11 +73,17 @@ class BenchmarkCase:
     oracles: dict[str, str] = field(default_factory=dict)
     work: Callable[..., Work] | None = None
     dtype: torch.dtype | None = None
+    computes_in: dict[str, torch.dtype] = field(default_factory=dict)
     latency: tuple[str, ...] = ()
     table: tuple[str, ...] = ()
     bars: dict[str, float] = field(default_factory=dict)
     curve: tuple[str, ...] = ()
     axis: str = "rows"
+
+    @property
+    def usual_dtype(self) -> str:
+        """Of the floating inputs where the caller does not choose another, by PyTorch's name."""
+        return str(self.dtype or torch.float32).removeprefix("torch.")
 
 
 def leaf(value: Tensor, dtype: torch.dtype, device: str) -> Tensor:

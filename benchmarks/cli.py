@@ -46,7 +46,7 @@ def list_cases() -> None:
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Write JSON lines to this folder, one file per op, which is replaced.",
+    help="Write JSON lines to this folder, one file per op, device and dtype, which is replaced.",
 )
 def run(
     ops: tuple[str, ...],
@@ -82,7 +82,7 @@ def run(
     roofs: dict[str, Any] = {}
     for op in ops or CASES:
         case, module = CASES[op], MODULES[op].__name__
-        own = str(case.dtype).removeprefix("torch.") if case.dtype else dtype
+        own = case.usual_dtype if case.dtype else dtype
         settings = Settings(device, own, threads, against, quick)
         context = results.context(device, own, threads)
         if own not in roofs:
@@ -94,7 +94,7 @@ def run(
             click.echo("\n" + "\n".join(lines(report)))
             found.extend(records(report, context))
         if out:
-            click.echo(f"\n{results.write(out, op, device, found)}")
+            click.echo(f"\n{results.write(out, op, device, own, found)}")
 
 
 @bench.command("report")

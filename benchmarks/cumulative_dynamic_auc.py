@@ -64,6 +64,7 @@ CASE = BenchmarkCase(
     quick=("1k x 100",),
     inputs=_inputs,
     dtype=torch.float64,
+    computes_in={"torchsurv": torch.float32},
     providers={
         "survcore": numpy_provider(_survcore),
         "numpy": numpy_provider(_numpy),

@@ -13,13 +13,13 @@ from survcore.files import replacing
 
 def curve_records(case: BenchmarkCase, records: list[Record]) -> list[Record]:
     """The records that a case's figure shows, by provider and size."""
-    passes = {record["passes"] for record in records if record["op"] == case.name and "passes" in record}
+    records = [record for record in records if record["op"] == case.name and record["dtype"] == case.usual_dtype]
+    passes = {record["passes"] for record in records if "passes" in record}
     shown = "forward and backward" if "forward and backward" in passes else "forward"
     return [
         record
         for record in records
-        if record["op"] == case.name
-        and record["measured"] == "in turns"
+        if record["measured"] == "in turns"
         and record["rival"]
         and record["passes"] == shown
         and record["size"] in case.curve

@@ -1,4 +1,4 @@
-"""Stored results: one file of JSON lines per op and kind of device."""
+"""Stored results: one file of JSON lines per op, kind of device and type."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def context(device: str, dtype: str, threads: int) -> Record:
     return facts | {"peers": {name: found for name in _PEERS if (found := _version(name))}}
 
 
-def write(folder: Path, op: str, device: str, records: list[Record]) -> Path:
-    """Replace the results of an op on a kind of device, "cpu" or "cuda"."""
-    path = folder / f"{op}_{device}.jsonl"
+def write(folder: Path, op: str, device: str, dtype: str, records: list[Record]) -> Path:
+    """Replace the results of an op in a type on a kind of device, "cpu" or "cuda"."""
+    path = folder / f"{op}_{device}_{dtype}.jsonl"
     with replacing(path) as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path

@@ -154,7 +154,7 @@ def _run_size(
             if source not in ready:
                 oracles[source].ask("prepare", size)
                 ready.add(source)
-            result.agreement = oracles[source].ask("compare", folder / "values")
+            result.agreement = oracles[source].ask("compare", folder / "values", name)
             if not result.agreement.problem:
                 result.memory = process.ask("memory")
         except ProviderProblem as problem:

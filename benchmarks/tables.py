@@ -1,7 +1,8 @@
 """Tables of stored results, written between markers of a Markdown file.
 
 ``<!-- bench NAME -->`` and ``<!-- /bench -->`` stand on lines of their own around what is written. NAME is an op's name
-(one row per size, one column per provider) or "bars" (one row per size that a bar is set for, over all ops).
+(one row per size, one column per provider), "bars" (one row per size that a bar is set for, over all ops) or "latency"
+(calls one by one, idle and beside a busy neighbour). An op's name may be followed by a dtype other than the usual one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from survcore.benchmarks.case import BenchmarkCase
 from survcore.benchmarks.report import milliseconds, percent
 from survcore.benchmarks.results import Record
 
-_BLOCK = re.compile(r"(<!-- bench (\w+) -->\n)(.*?)(<!-- /bench -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- bench (\w+)(?: (\w+))? -->\n)(.*?)(<!-- /bench -->)", re.DOTALL)
+_MILLISECONDS = "Median milliseconds, forward and backward where there is a gradient"
 # What a cell says of a provider that was not timed, by the beginning of its problem.
 _PROBLEMS = {"left out": "", "wrong": "wrong", "failed": "failed", "crashed": "crashed"}
 
@@ -31,25 +33,25 @@ def with_tables(text: str, records: list[Record], cases: dict[str, BenchmarkCase
     """
 
     def table(match: re.Match[str]) -> str:
-        name = match[2]
+        name, dtype = match[2], match[3]
         if name == "bars":
             lines = bars_table(records, cases)
+        elif name == "latency":
+            lines = latency_table(records)
         elif name in cases:
-            lines = op_table(cases[name], [record for record in records if record["op"] == name])
+            lines = op_table(cases[name], _of(cases[name], records, dtype))
         else:
-            raise ValueError(f"marker 'bench {name}': expected 'bars' or one of {', '.join(cases)}")
-        return match[1] + "\n".join(lines) + "\n" + match[4]
+            raise ValueError(f"marker 'bench {name}': expected 'bars', 'latency' or one of {', '.join(cases)}")
+        return match[1] + "\n".join(lines) + "\n" + match[5]
 
     return _BLOCK.sub(table, text)
 
 
 def op_table(case: BenchmarkCase, records: list[Record]) -> list[str]:
     """One row per size: milliseconds of every provider, and what survcore's are beside the fastest other and a roof."""
-    timed = [record for record in records if record["measured"] == "in turns" and record["rival"]]
-    if not timed:
+    found = _main(records)
+    if not found:
         raise ValueError(f"no results of {case.name}: `survcore bench run {case.name} --out FOLDER` makes them")
-    passes = _main_passes(timed)
-    found = {(record["size"], record["provider"]): record for record in timed if record["passes"] == passes}
     problems = {
         (record["size"], record["provider"]): record["problem"]
         for record in records
@@ -79,7 +81,7 @@ def op_table(case: BenchmarkCase, records: list[Record]) -> list[str]:
     conditions = _conditions(
         runs,
         providers,
-        f"Median milliseconds, {passes}, {runs[0]['dtype']}",
+        f"{_MILLISECONDS}, {runs[0]['dtype']}",
         "peak memory beside inputs and results with the least of the others in brackets",
     )
     return [*_markdown(header, rows), "", conditions, *_told(problems, sizes)]
@@ -91,17 +93,9 @@ def bars_table(records: list[Record], cases: dict[str, BenchmarkCase]) -> list[s
     runs: list[Record] = []
     fastest_others: set[str] = set()
     for case in cases.values():
-        timed = [
-            record
-            for record in records
-            if record["op"] == case.name and record["measured"] == "in turns" and record["rival"]
-        ]
+        timed = _main(_of(case, records))
         for size, bar in case.bars.items():
-            found = {
-                record["provider"]: record
-                for record in timed
-                if record["size"] == size and record["passes"] == _main_passes(timed)
-            }
+            found = {provider: record for (of, provider), record in timed.items() if of == size}
             if "survcore" not in found:
                 continue
             ours = found["survcore"]
@@ -116,13 +110,44 @@ def bars_table(records: list[Record], cases: dict[str, BenchmarkCase]) -> list[s
     return [
         *_markdown(header, rows),
         "",
-        _conditions(runs, fastest_others, "Median milliseconds, forward and backward where there is both"),
+        _conditions(runs, fastest_others, _MILLISECONDS),
     ]
 
 
-def _main_passes(timed: list[Record]) -> str:
-    names = {record["passes"] for record in timed}
-    return "forward and backward" if "forward and backward" in names else "forward"
+def latency_table(records: list[Record]) -> list[str]:
+    """One row per provider whose calls were timed one by one."""
+    alone = [record for record in records if record["measured"] == "alone"]
+    if not alone:
+        raise ValueError("no results of calls one by one")
+    rows = []
+    for idle in alone:
+        same = ("op", "dtype", "size", "provider")
+        busy = next(
+            record
+            for record in records
+            if record["measured"] == "alone beside a busy neighbour" and all(record[key] == idle[key] for key in same)
+        )
+        times = [
+            milliseconds(record[which]) if record[which] is not None else ""
+            for record in (idle, busy)
+            for which in ("median", "p95")
+        ]
+        rows.append([idle["op"], idle["dtype"], idle["provider"], *times])
+    header = ["op", "type", "provider", "idle", "95th percentile", "busy neighbour", "95th percentile"]
+    return [*_markdown(header, rows), "", _conditions(alone, (), "Milliseconds, one call after the other")]
+
+
+def _of(case: BenchmarkCase, records: list[Record], dtype: str | None = None) -> list[Record]:
+    """The records of a case in a type, the usual one if none is named."""
+    dtype = dtype or case.usual_dtype
+    return [record for record in records if record["op"] == case.name and record["dtype"] == dtype]
+
+
+def _main(records: list[Record]) -> dict[tuple[str, str], Record]:
+    """(size, provider) -> its record of forward and backward, of forward where a size has no more, of the rivals."""
+    timed = [record for record in records if record["measured"] == "in turns" and record["rival"]]
+    found = {(r["size"], r["provider"]): r for r in timed if r["passes"] == "forward"}
+    return found | {(r["size"], r["provider"]): r for r in timed if r["passes"] == "forward and backward"}
 
 
 def _in_order(names: Iterable[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from survcore.benchmarks.agreement import ALLOWED, Agreement, compare, told, values_of, widened
+from survcore.benchmarks.agreement import Agreement, allowed, compare, told, values_of, widened
 from survcore.benchmarks.case import BenchmarkCase, Inputs, Provider, leaves, mapped
 from survcore.benchmarks.latency import Latency, measure_latency
 from survcore.benchmarks.memory import peak_extra_bytes
@@ -57,11 +57,11 @@ class Worker:
         """Run the provider and write what it gives: result without and with gradient, and gradients."""
         torch.save(values_of(self._provider, self._inputs), path)
 
-    def compare(self, path: Path) -> Agreement:
-        """Values that another wrote, against this oracle's."""
+    def compare(self, path: Path, provider: str) -> Agreement:
+        """Values that a provider wrote, against this oracle's."""
         if not self._values:
             self._values = values_of(self._provider, self._inputs)
-        return compare(torch.load(path), self._values, ALLOWED[self._dtype])
+        return compare(torch.load(path), self._values, allowed(self._case, provider, self._dtype))
 
     def memory(self) -> dict[str, int | None]:
         """Passes -> peak of the memory beside inputs and results; None where the system does not say."""
