@@ -8,14 +8,28 @@ from survcore.benchmarks import (
     cox_ph_loss,
     cumulative_dynamic_auc,
     ddim_sample,
+    deephit_loss,
     discrete_hazard_nll,
+    info_nce,
     integrated_brier_score,
     kaplan_meier,
     low_rank_decompose,
+    masked_bce_with_logits,
+    masked_mse,
     trans_mil,
 )
 
-OPS = (cox_baseline_hazard, cox_ph_loss, ddim_sample, discrete_hazard_nll, low_rank_decompose)
+OPS = (
+    cox_baseline_hazard,
+    cox_ph_loss,
+    ddim_sample,
+    deephit_loss,
+    discrete_hazard_nll,
+    info_nce,
+    low_rank_decompose,
+    masked_bce_with_logits,
+    masked_mse,
+)
 BLOCKS = (trans_mil,)
 METRICS = (concordance_index, integrated_brier_score, cumulative_dynamic_auc, kaplan_meier)
 MODULES = {module.CASE.name: module for module in (*OPS, *BLOCKS, *METRICS)}

@@ -20,18 +20,39 @@ STABLE_TORCH_LIBRARY(survcore, m) {
       "Tensor log_hazard, Tensor risk_sets, Tensor weights, str ties"
       ") -> (Tensor log_step, Tensor log_cumulative_hazard, Tensor log_variance)");
 
-  // Negative log-likelihood of discrete-time hazards, reduced; divisor is what the sum was divided by.
+  // Likelihood and ranking of event times by cause, and their gradient, of no rows where none is asked for.
+  m.def(
+      "deephit_loss("
+      "Tensor logits, Tensor time_bin, Tensor event, Tensor weights, float alpha, float sigma, bool with_gradient"
+      ") -> (Tensor loss, Tensor gradient)");
+  m.def("deephit_loss_backward(Tensor grad_loss, Tensor gradient) -> Tensor");
+
+  // Negative log-likelihood of discrete-time hazards, reduced; divisor is what the sum was divided by, and gradient
+  // that of the loss (of the rows' sum, where they are not reduced), of no rows where none is asked for.
   m.def(
       "discrete_hazard_nll("
       "Tensor logits, Tensor time_bin, Tensor event, Tensor weights, "
-      "str censored, str form, float alpha, str reduction"
-      ") -> (Tensor loss, Tensor divisor)");
+      "str censored, str form, float alpha, str reduction, bool with_gradient"
+      ") -> (Tensor loss, Tensor divisor, Tensor gradient)");
   // Gradient of the logits; the hazards are recomputed from them.
   m.def(
       "discrete_hazard_nll_backward("
       "Tensor grad_loss, Tensor logits, Tensor time_bin, Tensor event, Tensor weights, Tensor divisor, "
       "str censored, str form, float alpha, str reduction"
       ") -> Tensor");
+
+  // Contrastive loss of paired rows, and statistics of the rows, [G, 3, B]: log-sum-exps of the other logits, per query
+  // and per key, and the pair's own logit. With ranks > 1 this call compares a part of the pairs only.
+  m.def(
+      "info_nce("
+      "Tensor query, Tensor key, Tensor row_mask, Tensor temperature, str form, bool normalize, int rank, int ranks"
+      ") -> (Tensor loss, Tensor statistics)");
+  // Gradients of query, key and temperature, in that order; softmaxes are recomputed from the statistics.
+  m.def(
+      "info_nce_backward("
+      "Tensor grad_loss, Tensor query, Tensor key, Tensor row_mask, Tensor temperature, Tensor statistics, "
+      "str form, bool normalize, int rank, int ranks"
+      ") -> (Tensor, Tensor, Tensor)");
 
   // Specific parts without, cross parts within the shared subspace; losses are decomposition, shared, orthogonality.
   m.def(
@@ -45,6 +66,22 @@ STABLE_TORCH_LIBRARY(survcore, m) {
       "Tensor basis, Tensor whole, Tensor specific, Tensor cross, Tensor availability, "
       "Tensor specific_hat, Tensor cross_hat"
       ") -> (Tensor, Tensor, Tensor, Tensor)");
+
+  // Binary cross-entropy of logits [V, B, D] or [B, D] over masked entries, one mean per view and modality, and its
+  // gradient, empty where none is asked for; modality m has the columns from boundaries[m] on.
+  m.def(
+      "masked_bce_with_logits("
+      "Tensor logits, Tensor target, Tensor mask, Tensor observed, Tensor pos_weight, Tensor boundaries, "
+      "str positions, str reduction, bool with_gradient"
+      ") -> (Tensor loss, Tensor gradient)");
+  m.def("masked_bce_with_logits_backward(Tensor grad_loss, Tensor gradient, Tensor boundaries) -> Tensor");
+
+  // Mean over masked patches of the mean squared error of a patch, and its gradient, empty where none is asked for.
+  m.def(
+      "masked_mse("
+      "Tensor prediction, Tensor target, Tensor mask, Tensor observed, str positions, bool with_gradient"
+      ") -> (Tensor loss, Tensor gradient)");
+  m.def("masked_mse_backward(Tensor grad_loss, Tensor gradient) -> Tensor");
 
   // Weights of a denoiser (flat: header and weights one after the other) in the order in which the CPU reads them.
   m.def("pack_denoiser(Tensor flat, str dtype, str instruction_set) -> Tensor");

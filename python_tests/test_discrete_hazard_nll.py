@@ -105,8 +105,75 @@ def test_errors_say_what_was_expected_and_where(change: dict, error: type[Except
         discrete_hazard_nll(**arguments)
 
 
+def _leaf() -> torch.Tensor:
+    return LOGITS.clone().requires_grad_()
+
+
+def _saved(loss: torch.Tensor) -> torch.Tensor | None:
+    """The gradient that the graph of a loss has ready."""
+    return loss.grad_fn.gradient
+
+
+def test_gradient_is_made_where_it_will_be_asked_for() -> None:
+    """A loss that nobody differentiates costs no memory beyond itself."""
+    assert _saved(discrete_hazard_nll(_leaf(), TIME_BIN, EVENT)).shape == LOGITS.shape
+    assert _saved(discrete_hazard_nll(_leaf(), TIME_BIN, EVENT, reduction="none")) is None
+    with torch.no_grad():
+        assert discrete_hazard_nll(_leaf(), TIME_BIN, EVENT).grad_fn is None
+    assert discrete_hazard_nll(LOGITS, TIME_BIN, EVENT).grad_fn is None
+    op = torch.ops.survcore.discrete_hazard_nll.default
+    assert op(LOGITS, TIME_BIN, EVENT, NO_WEIGHTS, *OPTIONS)[2].shape == (0, 3)
+
+
+def test_gradient_is_given_away_and_found_again() -> None:
+    logits = _leaf()
+    loss = discrete_hazard_nll(logits, TIME_BIN, EVENT)
+    made = _saved(loss).data_ptr()
+    first = torch.autograd.grad(loss, logits, retain_graph=True)[0]
+    assert first.data_ptr() == made and _saved(loss) is None
+    expected = first.clone()
+    first.zero_()  # as its new owner may
+    assert torch.equal(torch.autograd.grad(loss, logits)[0], expected)
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 0.5, 3.0], dtype=torch.float64)])
+@pytest.mark.parametrize("factor", [-0.3, 0.0, 7.0])
+def test_gradient_of_a_scaled_loss(factor: float, weights: torch.Tensor | None) -> None:
+    logits = _leaf()
+    plain = torch.autograd.grad(discrete_hazard_nll(logits, TIME_BIN, EVENT, weights=weights), logits)[0]
+    scaled = torch.autograd.grad(factor * discrete_hazard_nll(logits, TIME_BIN, EVENT, weights=weights), logits)[0]
+    torch.testing.assert_close(scaled, factor * plain, rtol=1e-14, atol=0.0)
+
+
+@pytest.mark.parametrize("bins", [1, 4, 20, 64, 65])
+@pytest.mark.parametrize("rows", [1, 7, 16, 37, 512, 1030])
+def test_rows_that_count_alike_and_others_agree(rows: int, bins: int) -> None:
+    """Weights of 1 take the general kernel, none the one for rows that count alike."""
+    generator = torch.Generator().manual_seed(rows + bins)
+    time_bin = torch.randint(0, bins, (rows,), generator=generator)
+    event = torch.randint(0, 2, (rows,), generator=generator).bool()
+    logits = 3.0 * torch.randn(rows, bins, generator=generator)
+    results = []
+    for weights in (None, torch.ones(rows)):
+        leaf = logits.clone().requires_grad_()
+        loss = discrete_hazard_nll(leaf, time_bin, event, weights=weights, censored="start")
+        results.append((loss.detach(), *torch.autograd.grad(loss, leaf)))
+    for alike, other in zip(*results, strict=True):
+        torch.testing.assert_close(alike, other, rtol=2e-6, atol=0.0)
+
+
+def test_half_precision_gradients_do_not_underflow() -> None:
+    """Scaled up for float16 before it is rounded to float16, as a gradient scaler relies on."""
+    logits = torch.full((1, 2), -12.0, dtype=torch.float16, requires_grad=True)
+    arguments = (torch.tensor([1]), torch.tensor([0]))
+    (2.0**16 * discrete_hazard_nll(logits, *arguments)).backward()
+    expected = 2.0**16 * math.exp(-12.0)
+    assert logits.grad.dtype == torch.float16
+    assert logits.grad.flatten().tolist() == pytest.approx([expected] * 2, rel=2e-3)
+
+
 CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
-OPTIONS = ("end", "likelihood", 0.0, "mean")
+OPTIONS = ("end", "likelihood", 0.0, "mean", False)
 NO_WEIGHTS = torch.empty(0, dtype=torch.float64)
 
 
@@ -130,4 +197,4 @@ def test_kernel_refuses_tensors_of_two_devices(position: int, name: str) -> None
 def test_backward_kernel_checks_its_arguments(grad_loss: torch.Tensor, divisor: torch.Tensor, message: str) -> None:
     arguments = (grad_loss, LOGITS, TIME_BIN, EVENT, NO_WEIGHTS, divisor)
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.survcore.discrete_hazard_nll_backward.default.redispatch(CPU, *arguments, *OPTIONS)
+        torch.ops.survcore.discrete_hazard_nll_backward.default.redispatch(CPU, *arguments, *OPTIONS[:-1])

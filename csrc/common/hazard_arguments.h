@@ -6,38 +6,11 @@
 
 #include <string>
 
-#include "common/dispatch.h"
+#include "common/event_codes.h"
 #include "common/tensors.h"
 #include "core/hazard.h"
 
 namespace survcore {
-
-// A column of event codes in the type it is stored in.
-struct EventCodes {
-  const void* data;
-  ScalarType type;  // Bool, Long, Float or Double
-
-  // How entries [first, first + count) read (core/hazard.h).
-  SURVCORE_INLINE void read(int64_t first, int count, int32_t* events) const {
-    switch (type) {
-      case ScalarType::Bool:
-        return read_as<uint8_t>(first, count, events);
-      case ScalarType::Long:
-        return read_as<int64_t>(first, count, events);
-      case ScalarType::Float:
-        return read_as<float>(first, count, events);
-      default:
-        return read_as<double>(first, count, events);
-    }
-  }
-
- private:
-  template <class Code>
-  SURVCORE_INLINE void read_as(int64_t first, int count, int32_t* events) const {
-    const Code* codes = static_cast<const Code*>(data) + first;
-    for (int i = 0; i < count; ++i) events[i] = event_of(codes[i]);
-  }
-};
 
 enum class Reduction { none, sum, mean };
 
@@ -73,7 +46,7 @@ struct HazardTensors {
   HazardTensors(const Tensor& logits_, const Tensor& time_bin_, const Tensor& event_, const Tensor& weights_)
       : logits(contiguous_as(logits_, compute_type(logits_))),
         time_bin(contiguous_as(time_bin_, ScalarType::Long)),
-        event(contiguous_as(event_, event_type(event_, compute_type(logits_)))),
+        event(contiguous_as(event_, event_code_type(event_, compute_type(logits_)))),
         weights(contiguous_as(weights_, compute_type(logits_))) {
     check_device("time_bin", time_bin, "logits", logits);
     check_device("event", event, "logits", logits);
@@ -99,16 +72,6 @@ struct HazardTensors {
 
   EventCodes event_codes() const { return {event.const_data_ptr(), event.scalar_type()}; }
   bool weighted() const { return weights.numel() > 0; }
-
- private:
-  // Event codes are read as they are where their type is common, so that no copy is made.
-  static ScalarType event_type(const Tensor& event, ScalarType compute) {
-    const ScalarType type = event.scalar_type();
-    if (type == ScalarType::Bool || type == ScalarType::Long) return type;
-    const bool integer =
-        type == ScalarType::Byte || type == ScalarType::Char || type == ScalarType::Short || type == ScalarType::Int;
-    return integer ? ScalarType::Long : compute;
-  }
 };
 
 }  // namespace survcore

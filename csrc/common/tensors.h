@@ -22,6 +22,12 @@ inline ScalarType compute_type(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
+inline bool is_floating(const Tensor& tensor) {
+  const ScalarType type = tensor.scalar_type();
+  return type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
+         type == ScalarType::BFloat16;
+}
+
 // The tensor itself where it already is contiguous and of that type, else a copy.
 inline Tensor contiguous_as(const Tensor& tensor, ScalarType type) {
   const Tensor typed = tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type);

@@ -53,33 +53,31 @@ struct Format<double> {
   static constexpr double log2_low = 1.42860682030941723212e-6;
 };
 
-// exp(r) for |r| <= log(2) / 2: Taylor's series, whose remainder is below half a unit in the last place.
+// value or 0, chosen by a mask: of a choice between numbers compilers make branches, and choices in all that follows.
+template <class Real>
+SURVCORE_SHARED Real kept_if(bool condition, Real value) {
+  using Bits = typename Format<Real>::Bits;
+  return bits_as<Real>(Bits(bits_as<Bits>(value) & (Bits(0) - Bits(condition))));
+}
+
+// exp(r) for |r| <= log(2) / 2: the polynomials 1 + r + ... whose largest relative error is smallest, 3e-9 and 4e-18.
+// Summed in pairs, so that few operations wait for each other.
 SURVCORE_SHARED float exp_reduced(float r) {
-  float p = 1.0f / 5040;
-  p = p * r + 1.0f / 720;
-  p = p * r + 1.0f / 120;
-  p = p * r + 1.0f / 24;
-  p = p * r + 1.0f / 6;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  return p * r + 1.0f;
+  const float r2 = r * r;
+  const float low = 0.49999993446421650f + r * 0.16666520632015951f;
+  const float high = (0.041668388281172038f + r * 0.0083687167231522325f) + r2 * 0.0013814587749867674f;
+  return (1.0f + r) + r2 * (low + r2 * high);
 }
 
 SURVCORE_SHARED double exp_reduced(double r) {
-  double p = 1.0 / 6227020800;
-  p = p * r + 1.0 / 479001600;
-  p = p * r + 1.0 / 39916800;
-  p = p * r + 1.0 / 3628800;
-  p = p * r + 1.0 / 362880;
-  p = p * r + 1.0 / 40320;
-  p = p * r + 1.0 / 5040;
-  p = p * r + 1.0 / 720;
-  p = p * r + 1.0 / 120;
-  p = p * r + 1.0 / 24;
-  p = p * r + 1.0 / 6;
-  p = p * r + 0.5;
-  p = p * r + 1.0;
-  return p * r + 1.0;
+  const double r2 = r * r;
+  const double r4 = r2 * r2;
+  const double low = (1.0 + r) + r2 * (0.50000000000000106265 + r * 0.16666666666666412745);
+  const double middle = (0.04166666666653016623 + r * 0.008333333333494321045) +
+                        r2 * (0.0013888888943627628442 + r * 0.00019841269506877061393);
+  const double high = (2.4801493101844784484e-5 + r * 2.7557586115251582119e-6) +
+                      r2 * (2.7630247234896179591e-7 + r * 2.5000140451347609697e-8);
+  return low + r4 * (middle + r4 * high);
 }
 
 // atanh(s) / s - 1 as a series in s^2, for |s| <= (sqrt(2) - 1) / (sqrt(2) + 1).
@@ -107,23 +105,23 @@ SURVCORE_SHARED double atanh_tail(double square) {
 
 }  // namespace detail
 
-// exp(x) for x <= 0. Results below the smallest normal number are 0.
+// exp(x) for x <= 0 where it is wanted, else 0, whatever x is. Results below the smallest normal number are 0.
 template <class Real>
-SURVCORE_SHARED Real exp_nonpositive(Real x) {
+SURVCORE_SHARED Real exp_nonpositive(Real x, bool wanted = true) {
 #if defined(__CUDA_ARCH__)
-  return exp(x);
+  return wanted ? exp(x) : Real(0);
 #else
   using Format = detail::Format<Real>;
   using Bits = typename Format::Bits;
-  const Real clamped = x < Format::smallest_exponent ? Format::smallest_exponent : x;
-  const Real shifted = clamped * Real(1.44269504088896340736) + Format::round_magic;
-  const Real n = shifted - Format::round_magic;
-  const Real r = (clamped - n * Format::log2_high) - n * Format::log2_low;
-  // The integer n stands in the low bits of `shifted`; moved into the exponent field it is the factor 2^n.
-  const Bits scale =
-      (detail::bits_as<Bits>(shifted) << Format::mantissa_bits) + (Format::exponent_bias << Format::mantissa_bits);
+  // The integer n stands in the low bits of `shifted`, the exponent's bias on top; moved into the exponent field it is
+  // the factor 2^n.
+  constexpr Real magic = Format::round_magic + Real(Format::exponent_bias);
+  const Real shifted = x * Real(1.44269504088896340736) + magic;
+  const Real n = shifted - magic;
+  const Real r = (x - n * Format::log2_high) - n * Format::log2_low;
+  const Bits scale = detail::bits_as<Bits>(shifted) << Format::mantissa_bits;
   const Real result = detail::exp_reduced(r) * detail::bits_as<Real>(scale);
-  return x < Format::smallest_exponent ? Real(0) : result;
+  return detail::kept_if(wanted & !(x < Format::smallest_exponent), result);
 #endif
 }
 
@@ -201,16 +199,20 @@ SURVCORE_SHARED double sum_of_logs(int64_t count, const Value& value) {
   return sum;
 }
 
-// 1 / x for x in [1, 2]: a parabola (relative error 0.0101) and Newton steps, which square the error; a third of a
-// division's cost.
+// 1 / x for x in [1, 2]: a parabola (relative error e = 0.0101), then 1 / (1 - e) as (1 + e) (1 + e^2), which leaves
+// e^4; less than half of a division's cost.
 template <class Real>
 SURVCORE_SHARED Real reciprocal_of_one_to_two(Real x) {
 #if defined(__CUDA_ARCH__)
   return Real(1) / x;
 #else
   Real y = Real(2.12121212) + x * (Real(-1.45454545) + x * Real(0.32323232));
-  constexpr int steps = sizeof(Real) == sizeof(float) ? 2 : 4;
-  for (int step = 0; step < steps; ++step) y = y + y * (Real(1) - x * y);
+  constexpr int steps = sizeof(Real) == sizeof(float) ? 1 : 2;
+  for (int step = 0; step < steps; ++step) {
+    const Real e = Real(1) - x * y;
+    const Real nearer = y + y * e;
+    y = nearer + nearer * (e * e);
+  }
   return y;
 #endif
 }

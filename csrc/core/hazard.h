@@ -47,9 +47,38 @@ SURVCORE_SHARED HazardRow hazard_row(int64_t time_bin, int32_t event, HazardForm
   return {observed ? (bin & before_event) : 0, static_cast<int32_t>(end), observed ? bin : -1};
 }
 
-// Sum of softplus(y_j) = max(y_j, 0) + log1p(exp(-|y_j|)). The second parts are gathered as one product
-// prod(1 + a_j) - 1, which keeps the relative accuracy of small terms and needs one logarithm per row instead of one
-// per bin.
+// softplus(y) = max(y, 0) + log1p(exp(-|y|)) of one bin, and its slope, from one exponential. A bin that is not active
+// adds nothing, whatever x is.
+template <class Real>
+struct SoftplusTerm {
+  using Bits = typename detail::Format<Real>::Bits;
+  static constexpr Bits sign_bit = Bits(1) << (8 * sizeof(Real) - 1);
+
+  bool active;
+  Bits sign;      // sign_bit where y = -x
+  Real tail;      // exp(-|y|)
+  bool positive;  // active and y > 0
+  Real linear;    // max(y, 0)
+
+  SURVCORE_SHARED SoftplusTerm(Real x, bool flipped, bool active_)
+      : active(active_),
+        sign(flipped ? sign_bit : Bits(0)),
+        tail(exp_nonpositive(detail::bits_as<Real>(Bits(detail::bits_as<Bits>(x) | sign_bit)), active_)) {
+    const Real y = detail::bits_as<Real>(Bits(detail::bits_as<Bits>(x) ^ sign));
+    positive = active & (y > Real(0));
+    linear = detail::kept_if(positive, y);
+  }
+
+  // factor * d softplus(y) / dx = factor * dy/dx * sigmoid(y), accurate in both tails.
+  SURVCORE_SHARED Real slope(Real factor) const {
+    const Real signed_factor = detail::bits_as<Real>(Bits(detail::bits_as<Bits>(factor) ^ sign));
+    const Real sigmoid = (positive ? Real(1) : tail) * reciprocal_of_one_to_two(Real(1) + tail);
+    return detail::kept_if(active, sigmoid * signed_factor);
+  }
+};
+
+// Sum of softplus(y_j). The logarithms are gathered as one product prod(1 + tail_j) - 1, which keeps the relative
+// accuracy of small terms and needs one logarithm for many bins.
 template <class Real>
 struct SoftplusSum {
   static constexpr int64_t capacity = 64;  // terms before fold(): 2^64 is far from overflow
@@ -57,12 +86,13 @@ struct SoftplusSum {
   Real linear = 0;
   Real product_minus_one = 0;
 
-  // `active` false adds nothing, whatever y is.
-  SURVCORE_SHARED void add(Real y, bool active) {
-    const Real a = active ? exp_nonpositive(-std::fabs(y)) : Real(0);
-    linear += (active & (y > Real(0))) ? y : Real(0);
-    product_minus_one = product_minus_one * a + (product_minus_one + a);
+  SURVCORE_SHARED void add(const SoftplusTerm<Real>& term) {
+    linear += term.linear;
+    product_minus_one = product_minus_one * (Real(1) + term.tail) + term.tail;
   }
+
+  // `active` false adds nothing, whatever y is.
+  SURVCORE_SHARED void add(Real y, bool active) { add(SoftplusTerm<Real>(y, false, active)); }
 
   SURVCORE_SHARED void fold() {
     linear += log1p_nonnegative(product_minus_one);
@@ -72,20 +102,23 @@ struct SoftplusSum {
   SURVCORE_SHARED Real value() const { return linear + log1p_nonnegative(product_minus_one); }
 };
 
-// softplus'(y) = sigmoid(y), accurate in both tails.
+// Adds a bin to a sum that is kept in its parts, and returns what hazard_gradient does. All in one function, so that a
+// vectorised loop sees numbers only.
 template <class Real>
-SURVCORE_SHARED Real sigmoid(Real y) {
-  const Real a = exp_nonpositive(-std::fabs(y));
-  const Real upper = reciprocal_of_one_to_two(Real(1) + a);
-  return y < Real(0) ? a * upper : upper;
+SURVCORE_SHARED Real add_bin(Real x, bool flipped, bool active, Real factor, Real& linear, Real& product_minus_one) {
+  const SoftplusTerm<Real> term(x, flipped, active);
+  SoftplusSum<Real> sum{linear, product_minus_one};
+  sum.add(term);
+  linear = sum.linear;
+  product_minus_one = sum.product_minus_one;
+  return term.slope(factor);
 }
 
 // d loss / d x_j = factor * dy_j/dx_j * sigmoid(y_j) in a bin that the row reads, 0 (whatever x is) in one that it does
 // not.
 template <class Real>
 SURVCORE_SHARED Real hazard_gradient(Real x, Real factor, bool flipped, bool active) {
-  const Real gradient = factor * sigmoid(flipped ? -x : x);
-  return active ? (flipped ? -gradient : gradient) : Real(0);
+  return SoftplusTerm<Real>(x, flipped, active).slope(factor);
 }
 
 // What a mean divides by: the sum of weights, and 1 where there is nothing to average (the loss is 0 then).

@@ -16,7 +16,7 @@
 #include "common/cox_late_entry.h"
 #include "common/cox_serial.h"
 #include "common/dispatch.h"
-#include "common/parallel.h"
+#include "common/scaled_gradient.h"
 #include "common/tensors.h"
 
 namespace survcore {
@@ -170,29 +170,8 @@ std::tuple<Tensor, Tensor> cox_ph_loss(const Tensor& log_hazard, const Tensor& r
                                               : forward<float>(arguments, reduction == "mean", gradient);
 }
 
-// The forward pass has computed it all; what is left is the chain rule's factor.
 Tensor cox_ph_loss_backward(const Tensor& grad_loss, const Tensor& gradient) {
-  const ScalarType type = gradient.scalar_type();
-  const Tensor upstream = contiguous_as(grad_loss, type);
-  const Tensor values = contiguous_as(gradient, type);
-  STD_TORCH_CHECK(upstream.numel() == 1, "grad_loss must be a scalar");
-  const int64_t rows = values.numel();
-  Tensor result = empty_on(values, {rows}, type);
-  const auto scale = [&](auto real) {
-    using Real = decltype(real);
-    const Real factor = *static_cast<const Real*>(upstream.const_data_ptr());
-    const Real* from = static_cast<const Real*>(values.const_data_ptr());
-    Real* to = static_cast<Real*>(result.mutable_data_ptr());
-    for_each_chunk(rows, 1 << 15, 1, [&](int64_t, int64_t first, int64_t last) {
-      for (int64_t row = first; row < last; ++row) to[row] = factor * from[row];
-    });
-  };
-  if (type == ScalarType::Double) {
-    scale(double());
-  } else {
-    scale(float());
-  }
-  return result;
+  return scaled_gradient(grad_loss, gradient);
 }
 
 }  // namespace

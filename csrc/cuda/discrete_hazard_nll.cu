@@ -131,13 +131,14 @@ __global__ void __launch_bounds__(threads) finish_kernel(const double* partial, 
 }
 
 template <class Real, class Code>
-__global__ void __launch_bounds__(threads) backward_kernel(Problem<Real, Code> problem,
-                                                           const Real* grad_loss,  // [rows] if per_row, else [1]
-                                                           const Real* divisor,    // [1]
-                                                           bool per_row,
-                                                           Real* grad_logits) {  // [rows, bins]
+__global__ void __launch_bounds__(threads)
+    backward_kernel(Problem<Real, Code> problem,
+                    const Real* grad_loss,  // [rows] if per_row, else [1], null: 1
+                    const Real* divisor,    // [1]
+                    bool per_row,
+                    Real* grad_logits) {  // [rows, bins]
   const int lane = threadIdx.x % lanes_per_row;
-  const Real divided = per_row ? Real(1) : grad_loss[0] / divisor[0];
+  const Real divided = per_row ? Real(1) : (grad_loss ? grad_loss[0] : Real(1)) / divisor[0];
   for (int64_t group = blockIdx.x; group * rows_per_block < problem.rows; group += gridDim.x) {
     const int64_t row = group * rows_per_block + threadIdx.x / lanes_per_row;
     if (row >= problem.rows) continue;
@@ -177,8 +178,23 @@ int blocks_for(int64_t rows) {
   return static_cast<int>(std::clamp<int64_t>((rows + rows_per_block - 1) / rows_per_block, 1, max_blocks));
 }
 
+// grad_loss null: that of a loss that nothing was done to.
 template <class Real>
-std::tuple<Tensor, Tensor> forward(const HazardTensors& tensors, const HazardOptions& options, cudaStream_t stream) {
+Tensor gradient_of(const Real* grad_loss, const Real* divisor, const HazardTensors& tensors,
+                   const HazardOptions& options, cudaStream_t stream) {
+  Tensor grad_logits = empty_on(tensors.logits, {tensors.rows, tensors.bins}, tensors.logits.scalar_type());
+  with_problem<Real>(tensors, options, [&](const auto& problem) {
+    backward_kernel<<<blocks_for(tensors.rows), threads, 0, stream>>>(
+        problem, grad_loss, divisor, grad_loss != nullptr && options.reduction == Reduction::none,
+        static_cast<Real*>(grad_logits.mutable_data_ptr()));
+  });
+  check_launch("discrete_hazard_nll (backward)");
+  return grad_logits;
+}
+
+template <class Real>
+std::tuple<Tensor, Tensor, Tensor> forward(const HazardTensors& tensors, const HazardOptions& options,
+                                           bool with_gradient, cudaStream_t stream) {
   const ScalarType type = tensors.logits.scalar_type();
   const bool per_row = options.reduction == Reduction::none;
   Tensor loss = per_row ? empty_on(tensors.logits, {tensors.rows}, type) : empty_on(tensors.logits, {}, type);
@@ -195,7 +211,10 @@ std::tuple<Tensor, Tensor> forward(const HazardTensors& tensors, const HazardOpt
                                                  per_row ? nullptr : output,
                                                  static_cast<Real*>(divisor.mutable_data_ptr()));
   check_launch("discrete_hazard_nll (sum)");
-  return {loss, divisor};
+  const Real* total = static_cast<const Real*>(divisor.const_data_ptr());
+  Tensor gradient = with_gradient ? gradient_of<Real>(nullptr, total, tensors, options, stream)
+                                  : empty_on(tensors.logits, {0, tensors.bins}, type);
+  return {loss, divisor, gradient};
 }
 
 template <class Real>
@@ -205,25 +224,20 @@ Tensor backward(const Tensor& grad_loss, const Tensor& divisor, const HazardTens
   const ScalarType type = tensors.logits.scalar_type();
   const Tensor gradients = contiguous_as(grad_loss, type);
   const Tensor total = contiguous_as(divisor, type);
-  Tensor grad_logits = empty_on(tensors.logits, {tensors.rows, tensors.bins}, type);
-  with_problem<Real>(tensors, options, [&](const auto& problem) {
-    backward_kernel<<<blocks_for(tensors.rows), threads, 0, stream>>>(
-        problem, static_cast<const Real*>(gradients.const_data_ptr()), static_cast<const Real*>(total.const_data_ptr()),
-        options.reduction == Reduction::none, static_cast<Real*>(grad_logits.mutable_data_ptr()));
-  });
-  check_launch("discrete_hazard_nll (backward)");
-  return grad_logits;
+  return gradient_of(static_cast<const Real*>(gradients.const_data_ptr()),
+                     static_cast<const Real*>(total.const_data_ptr()), tensors, options, stream);
 }
 
-std::tuple<Tensor, Tensor> discrete_hazard_nll(const Tensor& logits, const Tensor& time_bin, const Tensor& event,
-                                               const Tensor& weights, std::string censored, std::string form,
-                                               double alpha, std::string reduction) {
+std::tuple<Tensor, Tensor, Tensor> discrete_hazard_nll(const Tensor& logits, const Tensor& time_bin,
+                                                       const Tensor& event, const Tensor& weights, std::string censored,
+                                                       std::string form, double alpha, std::string reduction,
+                                                       bool with_gradient) {
   const HazardOptions options(censored, form, alpha, reduction);
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device());
   const cudaStream_t stream = current_stream(logits.get_device());
   const HazardTensors tensors(logits, time_bin, event, weights);
-  return tensors.logits.scalar_type() == ScalarType::Double ? forward<double>(tensors, options, stream)
-                                                            : forward<float>(tensors, options, stream);
+  return tensors.logits.scalar_type() == ScalarType::Double ? forward<double>(tensors, options, with_gradient, stream)
+                                                            : forward<float>(tensors, options, with_gradient, stream);
 }
 
 Tensor discrete_hazard_nll_backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& time_bin,

@@ -87,6 +87,23 @@ void test_gradient() {
   CHECK(hazard_divisor(0) == 1 && hazard_divisor(2.5) == 2.5);
 }
 
+// The loop body that kernels vectorise is the sum and the gradient.
+void test_add_bin() {
+  double linear = 0;
+  double product = 0;
+  SoftplusSum<double> sum;
+  for (int j = 0; j < 60; ++j) {
+    const double x = std::sin(j) * 9;
+    const bool flipped = j % 3 == 0;
+    const bool active = j % 4 != 0;
+    CHECK(add_bin(x, flipped, active, -0.7, linear, product) == hazard_gradient(x, -0.7, flipped, active));
+    sum.add(flipped ? -x : x, active);
+  }
+  CHECK(linear == sum.linear && product == sum.product_minus_one);
+  CHECK(add_bin(nan_value, true, false, infinity, linear, product) == 0);
+  CHECK(linear == sum.linear && product == sum.product_minus_one);
+}
+
 }  // namespace
 
 int main() {
@@ -94,5 +111,6 @@ int main() {
   test_validity();
   test_softplus_sum();
   test_gradient();
+  test_add_bin();
   return failures();
 }

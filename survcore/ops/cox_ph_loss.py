@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from survcore import _library
-from survcore.ops._autograd import Gradient, differentiable
 from survcore.ops._cox_arguments import check_options, cox_arguments, raise_invalid_weights
+from survcore.ops._forward_gradient import differentiable_with_forward_gradient
 from survcore.ops.cox_risk_sets import RiskSets
 from survcore.reference import cox_ph_loss as _reference
 
@@ -68,53 +66,6 @@ def cox_ph_loss(
         raise
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(output[1])
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
-
-
-def _backward(ctx: Any, grad_loss: Tensor | None, _grad_gradient: Tensor | None) -> tuple[Any, ...]:
-    if grad_loss is None:
-        return (None,) * 6
-    gradient = torch.ops.survcore.cox_ph_loss_backward.default(grad_loss, *ctx.saved_tensors)
-    return gradient, None, None, None, None, None
-
-
-def _eager_setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:3])
-    ctx.options = inputs[3:5]
-    ctx.gradient = output[1]
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
-
-
-def _eager_backward(ctx: Any, grad_loss: Tensor | None, _grad_gradient: Tensor | None) -> tuple[Any, ...]:
-    if grad_loss is None:
-        return (None,) * 6
-    gradient = ctx.gradient
-    if gradient is None:
-        with torch._C._AutoDispatchBelowAutograd():
-            _, gradient = torch.ops.survcore.cox_ph_loss.default(*ctx.saved_tensors, *ctx.options, True)
-    if _is_one(grad_loss):
-        # A loss that nothing was done to: its gradient is what forward has found, which is given away, whatever
-        # becomes of it, and found again by a second backward.
-        ctx.gradient = None
-    else:
-        gradient = torch.ops.survcore.cox_ph_loss_backward.default(grad_loss, gradient)
-    return gradient, None, None, None, None, None
-
-
-def _is_one(value: Tensor) -> bool:
-    """Whether a scalar is known to be 1: on other devices to look at it would wait, and vmap's are many values."""
-    if not value.is_cpu:
-        return False
-    try:
-        return value.item() == 1
-    except RuntimeError:
-        return False
-
-
 @torch.library.register_fake("survcore::cox_ph_loss")
 def _fake(
     log_hazard: Tensor, risk_sets: Tensor, weights: Tensor, ties: str, reduction: str, with_gradient: bool
@@ -129,11 +80,6 @@ def _fake_backward(grad_loss: Tensor, gradient: Tensor) -> Tensor:
     return torch.empty_like(gradient, memory_format=torch.contiguous_format)
 
 
-_apply = differentiable(
-    "cox_ph_loss",
-    setup_context=_setup_context,
-    backward=_backward,
-    eager=Gradient(_eager_setup_context, _eager_backward),
-)
+_apply = differentiable_with_forward_gradient("cox_ph_loss")
 _library.serve_cuda_by_reference("cox_ph_loss", _reference.cox_ph_loss)
 _library.serve_cuda_by_reference("cox_ph_loss_backward", _reference.cox_ph_loss_backward)

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from survcore import _library
-from survcore.ops._autograd import differentiable
+from survcore.ops._autograd import Gradient, differentiable
+from survcore.ops._forward_gradient import is_one
 from survcore.reference import discrete_hazard_nll as _reference
 
 
@@ -58,7 +59,25 @@ def discrete_hazard_nll(
         weights = logits.new_empty(0)  # new for each call: one kept from an earlier call may belong to another mode
     if validate:
         _check_values(logits, time_bin, event, weights, rows)
-    return _apply(logits, time_bin, event, weights, censored, form, float(alpha), reduction)[0]
+    return _apply(
+        logits, time_bin, event, weights, censored, form, float(alpha), reduction, _with_gradient(logits, reduction)
+    )[0]
+
+
+def _with_gradient(logits: Tensor, reduction: str) -> bool:
+    """Whether to make the gradient together with the loss.
+
+    Not where it may be asked for with another factor for each row, nor where the registered formula runs, which makes
+    it when it is asked for.
+    """
+    return (
+        logits.requires_grad
+        and reduction != "none"
+        and logits.is_cpu
+        and torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
 def hazard_survival(logits: Tensor) -> Tensor:
@@ -113,18 +132,37 @@ def _check_values(logits: Tensor, time_bin: Tensor, event: Tensor, weights: Tens
             )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    logits, time_bin, event, weights, *ctx.options = inputs
+Outputs = tuple[Tensor, Tensor, Tensor]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
+    logits, time_bin, event, weights, *options = inputs
+    ctx.options = options[:-1]
     ctx.save_for_backward(logits, time_bin, event, weights, output[1])
-    ctx.mark_non_differentiable(output[1])
+    ctx.mark_non_differentiable(output[1], output[2])
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_loss: Tensor | None, _grad_divisor: Tensor | None) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
     if grad_loss is None:
-        return (None,) * 8
-    grad_logits = torch.ops.survcore.discrete_hazard_nll_backward(grad_loss, *ctx.saved_tensors, *ctx.options)
-    return grad_logits, None, None, None, None, None, None, None
+        return (None,) * 9
+    grad_logits = torch.ops.survcore.discrete_hazard_nll_backward.default(grad_loss, *ctx.saved_tensors, *ctx.options)
+    return grad_logits, None, None, None, None, None, None, None, None
+
+
+def _eager_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
+    _setup_context(ctx, inputs, output)
+    ctx.gradient = output[2] if inputs[-1] else None
+
+
+def _eager_backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
+    gradient, ctx.gradient = ctx.gradient, None
+    if gradient is not None and grad_loss is not None and is_one(grad_loss):
+        # That of a loss that nothing was done to is what forward has found. It is given away, whatever becomes of it,
+        # and found again by a second backward.
+        return gradient, None, None, None, None, None, None, None, None
+    del gradient  # before another one is made
+    return _backward(ctx, grad_loss)
 
 
 @torch.library.register_fake("survcore::discrete_hazard_nll")
@@ -137,10 +175,13 @@ def _fake(
     form: str,
     alpha: float,
     reduction: str,
-) -> tuple[Tensor, Tensor]:
+    with_gradient: bool,
+) -> Outputs:
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    shape = (logits.shape[0],) if reduction == "none" else ()
-    return logits.new_empty(shape, dtype=dtype), logits.new_empty((), dtype=dtype)
+    rows, bins = logits.shape
+    loss = logits.new_empty((rows,) if reduction == "none" else (), dtype=dtype)
+    gradient = logits.new_empty((rows if with_gradient else 0, bins), dtype=dtype)
+    return loss, logits.new_empty((), dtype=dtype), gradient
 
 
 @torch.library.register_fake("survcore::discrete_hazard_nll_backward")
@@ -148,6 +189,11 @@ def _fake_backward(grad_loss: Tensor, logits: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
-_apply = differentiable("discrete_hazard_nll", setup_context=_setup_context, backward=_backward)
+_apply = differentiable(
+    "discrete_hazard_nll",
+    setup_context=_setup_context,
+    backward=_backward,
+    eager=Gradient(_eager_setup_context, _eager_backward),
+)
 _library.serve_cuda_by_reference("discrete_hazard_nll", _reference.discrete_hazard_nll)
 _library.serve_cuda_by_reference("discrete_hazard_nll_backward", _reference.discrete_hazard_nll_backward)

@@ -16,28 +16,35 @@ def discrete_hazard_nll(
     form: str = "likelihood",
     alpha: float = 0.0,
     reduction: str = "mean",
-) -> tuple[Tensor, Tensor]:
+    with_gradient: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Negative log-likelihood of hazards h_j = sigmoid(x_j), as :func:`survcore.ops.discrete_hazard_nll` describes it.
 
     -log(1 - h_j) is softplus(x_j) and -log(h_j) is softplus(-x_j), so a row's loss is a sum of softplus(y_j) over the
     bins it reads, with y_j = -x_j in the bin of an event and x_j elsewhere.
 
     Returns:
-        The loss (scalar, or [B] for reduction "none"; float32 for half-precision logits), and the sum's divisor.
+        The loss (scalar, or [B] for reduction "none"; float32 for half-precision logits), the sum's divisor, and the
+        gradient of the loss (of its sum, for "none"), [B, K] in the loss's dtype; [0, K] unless ``with_gradient``.
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
     active, sign, factor, weight = _rows(logits, time_bin, event, weights, censored, form, alpha, dtype)
     # softplus(y) as -logsigmoid(-y), which is stable in both tails for values and gradients.
     terms = -logsigmoid(torch.where(active, -sign * logits.to(dtype), 0.0))
     loss = factor * torch.where(active, terms, 0.0).sum(1)
-    one = torch.ones((), dtype=dtype, device=logits.device)
-    if reduction == "none":
-        return loss, one
-    if reduction == "sum":
-        return loss.sum(), one
-    total = weight.sum()
-    divisor = torch.where(total == 0, one, total)
-    return loss.sum() / divisor, divisor
+    divisor = torch.ones((), dtype=dtype, device=logits.device)
+    if reduction == "mean":
+        total = weight.sum()
+        divisor = torch.where(total == 0, divisor, total)
+    if reduction != "none":
+        loss = loss.sum() / divisor
+    if not with_gradient:
+        return loss, divisor, logits.new_empty((0, logits.shape[1]), dtype=dtype)
+    widened = logits.detach().to(dtype)
+    options = (censored, form, alpha, reduction)
+    one = torch.ones_like(divisor)
+    gradient = discrete_hazard_nll_backward(one, widened, time_bin, event, weights, divisor.detach(), *options)
+    return loss, divisor, gradient
 
 
 def discrete_hazard_nll_backward(

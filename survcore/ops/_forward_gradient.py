@@ -1,0 +1,70 @@
+"""Losses whose forward pass finds the gradient too, in one go, where one is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from survcore.ops._autograd import Gradient, differentiable
+
+
+def differentiable_with_forward_gradient(name: str, *, backward_inputs: tuple[int, ...] = ()) -> Callable[..., Any]:
+    """:func:`survcore.ops._autograd.differentiable` for an op ``(Tensor input, ..., bool with_gradient) -> (Tensor
+    loss, Tensor gradient)``, gradient being that of the loss (or of the sum of several) with respect to the first
+    input, and its backward op ``(Tensor grad_loss, Tensor gradient, ...) -> Tensor``, whose further arguments are the
+    inputs at the positions ``backward_inputs``; those and all before them are tensors.
+
+    The gradient of a loss that nothing was done to is given away as it is; after that, or without ``with_gradient``, a
+    backward pass in eager mode calls the op again.
+    """
+    op = getattr(torch.ops.survcore, name).default
+    backward_op = getattr(torch.ops.survcore, f"{name}_backward").default
+    count = len(op._schema.arguments)
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(output[1], *(inputs[position] for position in backward_inputs))
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+
+    def backward(ctx: Any, grad_loss: Tensor | None, _grad_gradient: Tensor | None) -> tuple[Any, ...]:
+        if grad_loss is None:
+            return (None,) * count
+        return (backward_op(grad_loss, *ctx.saved_tensors), *(None,) * (count - 1))
+
+    def eager_setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
+        ctx.options = tuple(value for value in inputs[:-1] if not isinstance(value, Tensor))
+        ctx.gradient = output[1] if inputs[-1] else None
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+
+    def eager_backward(ctx: Any, grad_loss: Tensor | None, _grad_gradient: Tensor | None) -> tuple[Any, ...]:
+        if grad_loss is None:
+            return (None,) * count
+        gradient = ctx.gradient
+        if gradient is None:
+            with torch._C._AutoDispatchBelowAutograd():
+                _, gradient = op(*ctx.saved_tensors, *ctx.options, True)
+        if is_one(grad_loss):
+            ctx.gradient = None  # given away, whatever becomes of it
+        else:
+            saved = ctx.saved_tensors
+            gradient = backward_op(grad_loss, gradient, *(saved[position] for position in backward_inputs))
+        return (gradient, *(None,) * (count - 1))
+
+    return differentiable(
+        name, setup_context=setup_context, backward=backward, eager=Gradient(eager_setup_context, eager_backward)
+    )
+
+
+def is_one(value: Tensor) -> bool:
+    """Whether a scalar is known to be 1: on other devices to look at it would wait, and vmap's are many values."""
+    if not value.is_cpu:
+        return False
+    try:
+        return value.item() == 1
+    except RuntimeError:
+        return False
