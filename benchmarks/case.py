@@ -47,8 +47,9 @@ class BenchmarkCase:
         inputs: ``(dtype, device, **size)`` -> arguments of every provider, tensors or tuples of them; those that
             require a gradient are leaves.
         providers: name -> function of the inputs that returns a scalar loss, or [rows, D] if there is no gradient.
-            "survcore" is ours, "eager" the best plain PyTorch for the same, "compiled" that under torch.compile, added
-            by the runner where there is "eager" and the case has none of its own; every other one is a peer.
+            "survcore" is ours, as is "survcore, ..." for another way to call it; "eager" is the best plain PyTorch for
+            the same, "compiled" that under torch.compile, added by the runner where there is "eager" and the case has
+            none of its own; every other one is a peer.
         context: more providers, which are no rivals: they are timed at the first size, among themselves.
         oracle: the provider whose result in float64 the others must agree with.
         oracles: provider -> another oracle of its own.
@@ -84,6 +85,11 @@ class BenchmarkCase:
     def usual_dtype(self) -> str:
         """Of the floating inputs where the caller does not choose another, by PyTorch's name."""
         return str(self.dtype or torch.float32).removeprefix("torch.")
+
+
+def is_own(provider: str) -> bool:
+    """Whether a provider is survcore itself, not a rival."""
+    return provider.split(",")[0] == "survcore"
 
 
 def leaf(value: Tensor, dtype: torch.dtype, device: str) -> Tensor:

@@ -9,6 +9,7 @@ from torch.nn.functional import normalize as unit_vectors
 
 from survcore.benchmarks.case import BenchmarkCase, Inputs, LeftOut, Work, leaf
 from survcore.ops import info_nce
+from survcore.ops.info_nce import MOST_KEPT_LOGITS
 
 TEMPERATURE = 0.07
 _MOST_LOGITS = 1 << 27  # half a gigabyte in float32, of which eager code holds several
@@ -49,14 +50,18 @@ def _clip(query: Tensor, key: Tensor) -> Tensor:
 
 
 def _work(passes: str, query: Tensor, key: Tensor) -> Work:
-    """Logits are made once per pass, and gradients of both sides; an exponential serves a logit's row and column."""
+    """One product makes the logits, and two more the gradients; an exponential serves a logit's row and column.
+
+    Where logits are too many to be kept, both passes make them.
+    """
     *groups, rows, width = query.shape
     pairs = rows * rows * (groups[0] if groups else 1)
     both = passes == "both"
+    makings = 2 if both and rows * rows > MOST_KEPT_LOGITS else 1
     return Work(
         bytes=(4 if both else 2) * query.nbytes,
-        products=(8 if both else 2) * pairs * width,
-        exponentials=(2 if both else 1) * pairs,
+        products=(2 * makings + (4 if both else 0)) * pairs * width,
+        exponentials=makings * pairs,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from survcore.benchmarks.agreement import Agreement
+from survcore.benchmarks.case import is_own
 from survcore.benchmarks.latency import Latency
 from survcore.benchmarks.roofs import Roofs
 from survcore.benchmarks.runner import Report, Result
@@ -117,7 +118,9 @@ def _found(report: Report, result: Result, passes: str) -> dict[str, Any]:
     if passes in report.work:
         floor, roof = report.roofs.floor(report.work[passes])
         facts |= {"floor": floor, "roof": roof, "roof_share": floor / median}
-    rivals = [other for other in report.results if other.rival and other is not result and passes in other.spreads]
+    rivals = [
+        other for other in report.results if other.rival and not is_own(other.provider) and passes in other.spreads
+    ]
     if result.provider == "survcore" and rivals:
         fastest = min(rivals, key=lambda other: other.spreads[passes].median)
         facts["fastest_rival"] = fastest.provider

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from survcore.benchmarks.agreement import Agreement
-from survcore.benchmarks.case import BenchmarkCase, Work
+from survcore.benchmarks.case import BenchmarkCase, Work, is_own
 from survcore.benchmarks.latency import Latency
 from survcore.benchmarks.provider_process import ProviderProblem, ProviderProcess
 from survcore.benchmarks.roofs import Roofs
@@ -212,9 +212,13 @@ def chosen(case: BenchmarkCase, against: tuple[str, ...]) -> list[str]:
     names = list(case.providers)
     if "eager" in names and "compiled" not in names:
         names.append("compiled")
-    kinds = {name: {"survcore": "survcore", "eager": "eager"}.get(name, "peers") for name in names}
-    kinds |= {name: "compile" for name in names if name == "compiled" or name.endswith(", compiled")}
-    return [name for name in names if not against or kinds[name] in (*against, "survcore")]
+    return [name for name in names if not against or is_own(name) or _kind(name) in against]
+
+
+def _kind(rival: str) -> str:
+    if rival == "compiled" or rival.endswith(", compiled"):
+        return "compile"
+    return "eager" if rival == "eager" else "peers"
 
 
 @contextmanager

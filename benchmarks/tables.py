@@ -2,7 +2,8 @@
 
 ``<!-- bench NAME -->`` and ``<!-- /bench -->`` stand on lines of their own around what is written. NAME is an op's name
 (one row per size, one column per provider), "bars" (one row per size that a bar is set for, over all ops) or "latency"
-(calls one by one, idle and beside a busy neighbour). An op's name may be followed by a dtype other than the usual one.
+(calls one by one, idle and beside a busy neighbour). An op's name may be followed by a dtype other than the usual one,
+"latency" by the one op that is shown.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from survcore.benchmarks.case import BenchmarkCase
+from survcore.benchmarks.case import BenchmarkCase, is_own
 from survcore.benchmarks.report import milliseconds, percent
 from survcore.benchmarks.results import Record
 
@@ -33,11 +34,11 @@ def with_tables(text: str, records: list[Record], cases: dict[str, BenchmarkCase
     """
 
     def table(match: re.Match[str]) -> str:
-        name, dtype = match[2], match[3]
+        name, dtype = match[2], match[3]  # after "latency" an op
         if name == "bars":
             lines = bars_table(records, cases)
         elif name == "latency":
-            lines = latency_table(records)
+            lines = latency_table([record for record in records if dtype in (None, record["op"])])
         elif name in cases:
             lines = op_table(cases[name], _of(cases[name], records, dtype))
         else:
@@ -75,7 +76,7 @@ def op_table(case: BenchmarkCase, records: list[Record]) -> list[str]:
             for provider in providers
         ]
         ours = found.get((size, "survcore"), {})
-        others = [record for (of, provider), record in found.items() if of == size and provider != "survcore"]
+        others = [record for (of, provider), record in found.items() if of == size and not is_own(provider)]
         rows.append([size, *cells, _ratio(ours), *([_share(ours)] if has_roof else []), _memory(ours, others)])
     runs = list(found.values())
     conditions = _conditions(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import resource
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,8 @@ def serve(
     Answers are ``("done", result)`` or ``("problem", why)``.
     """
     torch.set_num_threads(threads)
+    if device == "cpu":
+        _limit_memory()
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # a rival's graph breaks are its own affair
     worker = Worker(importlib.import_module(module).CASE, provider, getattr(torch, dtype), device, exact)
     while True:
@@ -102,6 +106,12 @@ def serve(
         except Exception as error:
             answer = ("problem", told(error))
         connection.send(answer)
+
+
+def _limit_memory() -> None:
+    """Let who asks for three quarters of the machine's memory fail, before the system kills whom it likes."""
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
+    resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
 def _provider(case: BenchmarkCase, name: str) -> Provider:

@@ -42,11 +42,14 @@ STABLE_TORCH_LIBRARY(survcore, m) {
       ") -> Tensor");
 
   // Contrastive loss of paired rows, and statistics of the rows, [G, 3, B]: log-sum-exps of the other logits, per query
-  // and per key, and the pair's own logit. With ranks > 1 this call compares a part of the pairs only.
+  // and per key, and the pair's own logit. With ranks > 1 this call compares a part of the pairs only. With
+  // with_gradient, which takes memory that grows as B^2, also the gradients of the sum of the losses and, by the
+  // temperature, of each.
   m.def(
       "info_nce("
-      "Tensor query, Tensor key, Tensor row_mask, Tensor temperature, str form, bool normalize, int rank, int ranks"
-      ") -> (Tensor loss, Tensor statistics)");
+      "Tensor query, Tensor key, Tensor row_mask, Tensor temperature, str form, bool normalize, int rank, int ranks, "
+      "bool with_gradient"
+      ") -> (Tensor loss, Tensor statistics, Tensor to_query, Tensor to_key, Tensor to_temperature)");
   // Gradients of query, key and temperature, in that order; softmaxes are recomputed from the statistics.
   m.def(
       "info_nce_backward("

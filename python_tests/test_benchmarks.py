@@ -31,6 +31,8 @@ from survcore.benchmarks.roofs import Roofs, measure_roofs
 from survcore.benchmarks.runner import Report, Settings, chosen, roofs_of, run_case
 from survcore.benchmarks.timing import time_alone
 
+REPOSITORY = Path(__file__).resolve().parents[1]
+
 
 def _with_gradient(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Sum of squares whose gradient is changed."""
@@ -351,6 +353,19 @@ with busy_neighbour() as neighbour:
     finally:
         if not _gone(neighbour):
             os.kill(neighbour, signal.SIGKILL)
+
+
+def test_pages_of_the_project_show_its_results() -> None:
+    assert pages.stale(pages.of_project(REPOSITORY), REPOSITORY / "benchmarks" / "results") == []
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_sizes_that_are_named_are_sizes(case: BenchmarkCase) -> None:
+    assert set(case.table) | set(case.bars) | set(case.curve) <= set(case.sizes)
+    axis = [case.sizes[size][case.axis] for size in case.curve]
+    assert axis == sorted(axis)
+    others = [{key: value for key, value in case.sizes[size].items() if key != case.axis} for size in case.curve]
+    assert all(other == others[0] for other in others)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())

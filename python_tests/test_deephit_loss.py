@@ -178,7 +178,7 @@ def test_module_is_the_function() -> None:
         ({"sigma": 0.0}, ValueError, "sigma must be positive and finite, got 0.0"),
         ({"sigma": math.inf}, ValueError, "sigma must be positive and finite"),
         ({"time_bin": torch.tensor([0, 3, 1, 1]), "validate": True}, ValueError, r"0\.\.2, got 3 in row 1"),
-        ({"event": torch.tensor([0, 1, 2, 1]), "validate": True}, ValueError, r"cause in 1\.\.1, got 2 in row 2"),
+        ({"event": torch.tensor([0, 1, 2, 1]), "validate": True}, ValueError, r"0 \(censored\) or 1, got 2 in row 2"),
         (
             {"logits": TWO_CAUSES, "event": torch.tensor([0.0, 2.0, math.nan, 0.5]), "validate": True},
             ValueError,

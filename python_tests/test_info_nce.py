@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from torch.nn.functional import cross_entropy, normalize
 from survcore.losses import InfoNCE
 from survcore.ops import info_nce
 
+OPERATION = importlib.import_module("survcore.ops.info_nce")  # the function has its name in survcore.ops
 FORMS = ["cross_modal", "nt_xent"]
 
 
@@ -162,6 +164,64 @@ def test_same_bits_for_any_number_of_threads(form: str) -> None:
         torch.set_num_threads(threads)
         found.append(with_gradients(lambda q, k: info_nce(q, k, temperature=0.1, form=form), query, key))
     assert all(torch.equal(alone, together) for alone, together in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_gradients_made_in_forward_are_those_of_backward(
+    form: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of groups that are weighted differently, too many to be done together, some of whose rows are masked."""
+    query, key = make_rows(300, 20, groups=4, dtype=dtype)
+    mask = torch.rand(4, 300, generator=torch.Generator().manual_seed(1)) < torch.tensor([[0.9], [0.0], [0.5], [1.0]])
+    temperature = torch.tensor([0.1], dtype=torch.float64)
+    weights = torch.tensor([1.0, 2.0, 0.0, -0.5], dtype=torch.promote_types(dtype, torch.float32))
+
+    def weighted(query: Tensor, key: Tensor, temperature: Tensor) -> Tensor:
+        return info_nce(query, key, temperature=temperature, form=form, row_mask=mask) * weights
+
+    made = with_gradients(weighted, query, key, temperature)
+    monkeypatch.setattr(OPERATION, "MOST_KEPT_LOGITS", 0)
+    apart = with_gradients(weighted, query, key, temperature)
+    tolerance = {"rtol": 1e-10, "atol": 1e-14} if dtype == torch.float64 else {"rtol": 2e-3, "atol": 1e-6}
+    torch.testing.assert_close(made, apart, **tolerance)
+
+
+def test_forward_makes_gradients_only_where_they_are_wanted_and_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def remembered(*arguments: object) -> tuple[Tensor]:
+        asked.append(arguments[-1])
+        return (torch.zeros(()),)
+
+    monkeypatch.setattr(OPERATION, "_apply", remembered)
+    plain, leaf = torch.zeros(4, 2), torch.zeros(4, 2, requires_grad=True)
+    large = torch.zeros(1025, 1, requires_grad=True)
+    scale = torch.tensor(0.5, requires_grad=True)
+    for query, key, temperature, form, wanted in [
+        (plain, plain, 0.5, "cross_modal", False),
+        (plain, leaf, 0.5, "nt_xent", True),
+        (plain, plain, scale, "cross_modal", True),
+        (large, large, 0.5, "cross_modal", False),
+        (large[:1024], large[:1024], 0.5, "cross_modal", True),
+        (large[:1024], large[:1024], 0.5, "nt_xent", False),
+    ]:
+        info_nce(query, key, temperature=temperature, form=form)
+        assert asked.pop() is wanted
+    with torch.no_grad():
+        info_nce(leaf, leaf, temperature=0.5)
+    assert asked.pop() is False
+
+
+def test_second_backward_has_gradients_of_its_own() -> None:
+    """Those that forward has made are given away with the first, and may be written to."""
+    query, key = (value.requires_grad_() for value in make_rows(20, 6))
+    loss = info_nce(query, key, temperature=0.1)
+    first = torch.autograd.grad(loss, (query, key), retain_graph=True)
+    expected = [gradient.clone() for gradient in first]
+    for gradient in first:
+        gradient.zero_()
+    assert all(map(torch.equal, torch.autograd.grad(loss, (query, key)), expected))
 
 
 def test_module() -> None:

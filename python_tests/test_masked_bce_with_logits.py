@@ -236,3 +236,29 @@ def test_backward_kernel_checks_its_arguments() -> None:
     backward = torch.ops.survcore.masked_bce_with_logits_backward.default
     with pytest.raises(RuntimeError, match="grad_loss must have the shape of the loss"):
         backward(torch.ones(3, 2), LOGITS, torch.tensor([0, 11, 14]))
+
+
+@pytest.mark.parametrize("target", [torch.tensor([[True]]), torch.tensor([[1.0]])])
+@pytest.mark.parametrize("logit", [-torch.inf, -1e30, torch.inf, 0.0])
+def test_positives_of_weight_zero_are_worth_nothing(logit: float, target: torch.Tensor) -> None:
+    logits = torch.tensor([[logit]], requires_grad=True)
+    loss = masked_bce_with_logits(logits, target, positions="all", pos_weight=0.0, reduction="mean")
+    loss.backward()
+    assert loss.item() == 0 and logits.grad.item() == 0
+
+
+@pytest.mark.parametrize("sizes", [(2.5, 2.5), 5, ("a",)])
+def test_sizes_are_whole_numbers(sizes: object) -> None:
+    with pytest.raises(TypeError, match="sizes must be whole numbers"):
+        masked_bce_with_logits(torch.zeros(2, 5), torch.zeros(2, 5), positions="all", sizes=sizes)
+
+
+def test_observed_patients() -> None:
+    logits, target = torch.randn(2, 3, 4), torch.rand(3, 4) < 0.5
+    observed = torch.tensor([True, False, True])
+    whole = masked_bce_with_logits(logits, target, positions="all", observed=observed[:, None].expand(3, 4))
+    assert torch.equal(masked_bce_with_logits(logits, target, positions="all", observed=observed), whole)
+    with pytest.raises(ValueError, match=r"observed must have the shape of logits, .*got \(2,\)"):
+        masked_bce_with_logits(logits, target, positions="all", observed=observed[:2])
+    with pytest.raises(TypeError, match="pos_weight must be a number"):
+        masked_bce_with_logits(logits, target, positions="all", pos_weight="a")

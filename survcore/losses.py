@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from survcore.ops import (
@@ -16,8 +17,11 @@ from survcore.ops import (
     masked_mse,
 )
 from survcore.ops._cox_arguments import check_options
+from survcore.ops._masks import check_positions
 from survcore.ops.deephit_loss import check_options as check_deephit_options
+from survcore.ops.discrete_hazard_nll import check_options as check_hazard_options
 from survcore.ops.info_nce import check_options as check_info_nce_options
+from survcore.ops.masked_bce_with_logits import check_options as check_masked_options
 
 
 class CoxPHLoss(nn.Module):
@@ -68,6 +72,7 @@ class DiscreteHazardNLL(nn.Module):
         self, *, censored: str = "end", form: str = "likelihood", alpha: float = 0.0, reduction: str = "mean"
     ) -> None:
         super().__init__()
+        check_hazard_options(censored, form, alpha, reduction)
         self.options = {"censored": censored, "form": form, "alpha": alpha, "reduction": reduction}
 
     def forward(self, logits: Tensor, time_bin: Tensor, event: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -119,12 +124,13 @@ class MaskedBCEWithLogits(nn.Module):
         self,
         *,
         sizes: Sequence[int] | None = None,
-        pos_weight: Tensor | None = None,
+        pos_weight: Tensor | float | None = None,
         positions: str = "masked",
         reduction: str = "mean",
     ) -> None:
         super().__init__()
-        self.register_buffer("pos_weight", pos_weight)
+        check_masked_options(positions, reduction)
+        self.register_buffer("pos_weight", None if pos_weight is None else torch.as_tensor(pos_weight))
         self.options = {"sizes": sizes, "positions": positions, "reduction": reduction}
 
     def forward(
@@ -144,6 +150,7 @@ class MaskedMSE(nn.Module):
 
     def __init__(self, *, positions: str = "masked") -> None:
         super().__init__()
+        check_positions(positions)
         self.options = {"positions": positions}
 
     def forward(

@@ -4,17 +4,17 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "common/packed_product.h"
 #include "common/pair_rounds.h"
+#include "common/round_up.h"
 #include "common/row_tile.h"
 #include "common/vector_sums.h"
 #include "core/info_nce.h"
 
 namespace survcore {
-
-inline int64_t in_whole(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 // A part of all the pairs of tiles: those whose number leaves `rank` when divided by `ranks`.
 struct InfoNceShare {
@@ -64,14 +64,16 @@ struct InfoNceChunks {
   int64_t per_side;  // number of chunks
   int64_t chunk_rows;
 
-  InfoNceChunks(int64_t entries, InfoNceShare share) : count(entries) {
-    constexpr int64_t most_rows = 512, least_rows = 48, multiple = 16;
-    // Among many ranks smaller chunks, so that each has some.
-    const int64_t wanted = std::clamp(entries / share.ranks, least_rows, most_rows);
-    per_side = std::max<int64_t>(1, (entries + wanted - 1) / wanted);
-    chunk_rows = in_whole((entries + per_side - 1) / per_side, multiple);
+  // Chunks of at most `most_rows` entries, as equal as multiples of `multiple` can be.
+  InfoNceChunks(int64_t entries, int64_t most_rows, int64_t multiple) : count(entries) {
+    per_side = std::max<int64_t>(1, (entries + most_rows - 1) / most_rows);
+    chunk_rows = round_up((entries + per_side - 1) / per_side, multiple);
     if (entries > 0) per_side = (entries + chunk_rows - 1) / chunk_rows;
   }
+
+  // Those of the rounds of a share: among many ranks smaller chunks, so that each has some.
+  InfoNceChunks(int64_t entries, InfoNceShare share)
+      : InfoNceChunks(entries, std::clamp<int64_t>(entries / share.ranks, 48, 512), 16) {}
 
   int64_t begin(int64_t chunk) const {
     const int64_t side = chunk / per_side;
@@ -94,12 +96,11 @@ SURVCORE_INLINE Real squared_length(const Real* row, int64_t width) {
 }
 
 // Entries [begin, end) in panels of ProductBlock::columns of their columns, filled up with zeros to whole panels:
-// column c of entry e lies at data[c / columns * panel_stride + (e - begin) * columns + c % columns].
+// column c of entry e lies at packed[c / columns * panel_stride + (e - begin) * columns + c % columns].
 template <int bytes, class Real>
 SURVCORE_INLINE void pack_entries(const InfoNceGroup<Real>& group, bool normalize, int64_t begin, int64_t end,
-                                  Real* packed) {
+                                  Real* packed, int64_t panel_stride) {
   constexpr int64_t columns = ProductBlock<bytes, Real>::columns;
-  const int64_t panel_stride = (end - begin) * columns;
   for (int64_t entry = begin; entry < end; ++entry) {
     const Real* row = group.at(entry);
     const Real factor = normalize ? inverse_length(squared_length<bytes>(row, group.width)) : Real(1);
@@ -120,17 +121,18 @@ SURVCORE_INLINE void pack_entries(const InfoNceGroup<Real>& group, bool normaliz
 // `width` columns: column c of entry j lies at turned[j / columns * width * columns + c * columns + j % columns].
 // Filled up with zeros to whole panels.
 template <int bytes, class Real>
-SURVCORE_INLINE void turn_entries(const Real* packed, int64_t count, int64_t width, Real factor, Real* turned) {
+SURVCORE_INLINE void turn_entries(const Real* packed, int64_t panel_stride, int64_t count, int64_t width, Real factor,
+                                  Real* turned) {
   constexpr int64_t columns = ProductBlock<bytes, Real>::columns;
   constexpr int64_t lanes = RowTile<Real>::lanes;
   constexpr int64_t piece = std::min(lanes, columns);
   RowTile<Real> tile;
-  for (int64_t first = 0; first < in_whole(count, columns); first += lanes) {
+  for (int64_t first = 0; first < round_up(count, columns); first += lanes) {
     const int rows = static_cast<int>(std::clamp<int64_t>(count - first, 0, lanes));
     for (int64_t start = 0; start < width; start += columns) {
       const int filled = static_cast<int>(std::min(columns, width - start));
-      tile.load(packed + start * count + first * columns, columns, rows, filled);
-      for (int64_t part = 0; part < lanes && first + part < in_whole(count, columns); part += piece) {
+      tile.load(packed + start / columns * panel_stride + first * columns, columns, rows, filled);
+      for (int64_t part = 0; part < lanes && first + part < round_up(count, columns); part += piece) {
         const int64_t entry = first + part;
         Real* place = turned + entry / columns * columns * width + start * columns + entry % columns;
         for (int64_t column = 0; column < filled; ++column, place += columns) {
@@ -140,6 +142,33 @@ SURVCORE_INLINE void turn_entries(const Real* packed, int64_t count, int64_t wid
       }
     }
   }
+}
+
+// Gradients of entries [begin, end) from the sums of weighted entries, times `factor`; written to their rows of
+// `gradients`. Returns the sum of z.dz over the unit vectors z, which the temperature's gradient is made of.
+template <int bytes, class Real>
+SURVCORE_INLINE double finish_entries(const InfoNceGroup<Real>& group, bool normalize, int64_t begin, int64_t end,
+                                      Real factor, Real* const gradients[2]) {
+  double total = 0;
+  for (int64_t entry = begin; entry < end; ++entry) {
+    const Real* row = group.at(entry);
+    const Real* weighted = group.weighted_at(entry);
+    Real* gradient = gradients[entry >= group.count] + group.row_of(entry) * group.width;
+    const Real inverse = normalize ? inverse_length(squared_length<bytes>(row, group.width)) : Real(1);
+    const Real along =
+        factor * inverse * vector_sum<bytes, Real>(group.width, [&](int64_t i, auto& sum) SURVCORE_INLINE_LAMBDA {
+          std::remove_reference_t<decltype(sum)> left, right;
+          load_entries(row, i, left);
+          load_entries(weighted, i, right);
+          sum += left * right;
+        });
+    total += along;
+    const Real by_row = normalize && length_varies(inverse) ? -inverse * inverse * along : Real(0);
+    const Real by_sum = inverse * factor;
+#pragma omp simd
+    for (int64_t i = 0; i < group.width; ++i) gradient[i] = by_sum * weighted[i] + by_row * row[i];
+  }
+  return total;
 }
 
 }  // namespace survcore

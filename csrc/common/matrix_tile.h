@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/dispatch.h"
+#include "common/round_up.h"
 
 namespace survcore {
 
@@ -16,8 +17,6 @@ constexpr int64_t panel_bytes = 64;
 
 template <class Real>
 constexpr int64_t panel_columns = panel_bytes / sizeof(Real);
-
-inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 // The right-hand matrix of a product, [depth, columns], in panels of `width` = panel_columns columns, each of which can
 // be contiguous: element (k, j) lies at data[j / width * panel + k * stride + j % width].

@@ -89,25 +89,30 @@ struct CrossEntropy {
   Real gradient;
 };
 
-// A target of 0 or 1.
+// A target of 0 or 1. A weight of 0 leaves nothing, whatever the logit is.
 template <class Real>
 SURVCORE_SHARED CrossEntropy<Real> cross_entropy(Real x, bool target, Real weight) {
   const LogitParts<Real> parts = logit_parts(target ? -x : x);
   const Real factor = target ? weight : Real(1);
+  const bool kept = factor != Real(0);
+  const Real loss = factor * (parts.positive + log1p_of_zero_to_one(parts.small));
   const Real gradient = factor * parts.sigmoid();
-  return {factor * (parts.positive + log1p_of_zero_to_one(parts.small)), target ? -gradient : gradient};
+  return {kept ? loss : Real(0), kept ? (target ? -gradient : gradient) : Real(0)};
 }
 
-// A target between 0 and 1, or NaN. A part that the target leaves out is 0, however large the other parts are.
+// A target between 0 and 1, or NaN. A part that target or weight leave out is 0, however large the other parts are.
 template <class Real>
 SURVCORE_SHARED CrossEntropy<Real> cross_entropy(Real x, Real target, Real weight) {
   const LogitParts<Real> parts = logit_parts(x);
   const Real logarithm = log1p_of_zero_to_one(parts.small);
   const Real of_negative = Real(1) - target;
   const Real of_positive = target == Real(0) ? Real(0) : target * weight;
-  const Real negative_loss = of_negative == Real(0) ? Real(0) : of_negative * (parts.positive + logarithm);
-  const Real positive_loss = target == Real(0) ? Real(0) : of_positive * (parts.negative + logarithm);
-  return {negative_loss + positive_loss, of_negative * parts.sigmoid() - of_positive * parts.opposite()};
+  const bool negative = of_negative != Real(0), positive = of_positive != Real(0);
+  const Real negative_loss = negative ? of_negative * (parts.positive + logarithm) : Real(0);
+  const Real positive_loss = positive ? of_positive * (parts.negative + logarithm) : Real(0);
+  const Real negative_gradient = negative ? of_negative * parts.sigmoid() : Real(0);
+  const Real positive_gradient = positive ? of_positive * parts.opposite() : Real(0);
+  return {negative_loss + positive_loss, negative_gradient - positive_gradient};
 }
 
 }  // namespace survcore

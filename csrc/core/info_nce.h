@@ -62,8 +62,10 @@ struct LogSum {
   }
 };
 
-// log(1 + exp(x)), which is an entry's loss, for x = others - own.
-SURVCORE_SHARED double softplus(double x) { return x > 0 ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x)); }
+// log(1 + exp(x)), which is an entry's loss, for x = others - own; infinite ones included.
+SURVCORE_SHARED double softplus(double x) {
+  return (x > 0 ? x : 0) + log1p_nonnegative(exp_nonpositive(-std::fabs(x)));
+}
 
 // What a vector of that squared length is multiplied by to have length 1.
 template <class Real>

@@ -5,7 +5,9 @@
 // operations for B pairs of width D, in registers (common/packed_product.h). Pairs of chunks run in rounds in which no
 // chunk appears twice (common/pair_rounds.h), so that threads share nothing and results do not depend on their number.
 // Memory beside results: three packed chunks and a tile per thread, and a few numbers per entry; copies of what is
-// masked, and gradients of widths that do not fill panels.
+// masked, and gradients of widths that do not fill panels. Where the forward pass is asked for the gradients too,
+// logits are kept from one to the other, 6 B^2 D operations in all (common/info_nce_kept.h), in 4 B^2 bytes ("nt_xent":
+// 12).
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -16,39 +18,14 @@
 #include <vector>
 
 #include "common/dispatch.h"
+#include "common/info_nce_kept.h"
 #include "common/info_nce_pair.h"
 #include "common/parallel.h"
+#include "common/scratch.h"
 #include "common/tensors.h"
 
 namespace survcore {
 namespace {
-
-// Gradients of entries [begin, end) from the sums of weighted entries, times `factor`; written to their rows of
-// `gradients`. Returns the sum of z.dz over the unit vectors z, which the temperature's gradient is made of.
-template <int bytes, class Real>
-SURVCORE_INLINE double finish_entries(const InfoNceGroup<Real>& group, const InfoNceOptions& options, int64_t begin,
-                                      int64_t end, Real factor, Real* const gradients[2]) {
-  double total = 0;
-  for (int64_t entry = begin; entry < end; ++entry) {
-    const Real* row = group.at(entry);
-    const Real* weighted = group.weighted_at(entry);
-    Real* gradient = gradients[entry >= group.count] + group.row_of(entry) * group.width;
-    const Real inverse = options.normalize ? inverse_length(squared_length<bytes>(row, group.width)) : Real(1);
-    const Real along =
-        factor * inverse * vector_sum<bytes, Real>(group.width, [&](int64_t i, auto& sum) SURVCORE_INLINE_LAMBDA {
-          std::remove_reference_t<decltype(sum)> left, right;
-          load_entries(row, i, left);
-          load_entries(weighted, i, right);
-          sum += left * right;
-        });
-    total += along;
-    const Real by_row = options.normalize && length_varies(inverse) ? -inverse * inverse * along : Real(0);
-    const Real by_sum = inverse * factor;
-#pragma omp simd
-    for (int64_t i = 0; i < group.width; ++i) gradient[i] = by_sum * weighted[i] + by_row * row[i];
-  }
-  return total;
-}
 
 // One definition for each type and instruction set.
 #define SURVCORE_INFO_NCE_KERNELS(Real, bytes)                                                                         \
@@ -65,7 +42,11 @@ SURVCORE_INLINE double finish_entries(const InfoNceGroup<Real>& group, const Inf
   SURVCORE_TARGET_##bytes double finish_kernel(VectorWidth<bytes>, const InfoNceGroup<Real>& group,                    \
                                                const InfoNceOptions& options, int64_t begin, int64_t end, Real factor, \
                                                Real* const gradients[2]) {                                             \
-    return finish_entries<bytes>(group, options, begin, end, factor, gradients);                                       \
+    return finish_entries<bytes>(group, options.normalize, begin, end, factor, gradients);                             \
+  }                                                                                                                    \
+  SURVCORE_TARGET_##bytes void kept_kernel(VectorWidth<bytes>, InfoNceKept<Real>& kept, const InfoNceOptions& options, \
+                                           InfoNceStage stage, int64_t chunk) {                                        \
+    do_job<bytes>(kept, options, stage, chunk);                                                                        \
   }
 SURVCORE_INFO_NCE_KERNELS(float, 64)
 SURVCORE_INFO_NCE_KERNELS(float, 32)
@@ -115,6 +96,11 @@ struct Inputs {
     int64_t result = 0;
     for (const int64_t count : counts) result += 2 * count;
     return result;
+  }
+
+  // Uninitialised, of the shape of query but for the number of rows.
+  Tensor empty_rows(int64_t count) const {
+    return grouped ? empty_on(query, {groups, count, width}, type) : empty_on(query, {count, width}, type);
   }
 
   template <class Real>
@@ -179,14 +165,37 @@ void in_rounds(const Inputs& inputs, const std::vector<InfoNceGroup<Real>>& grou
   }
 }
 
+// Results of the forward pass; gradients are those of the sum of the losses, in the type of the computation, and
+// without rows where they are not made.
+using Results = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+struct Outputs {
+  Tensor loss, statistics, gradients[2], along;
+
+  Outputs(const Inputs& inputs, bool with_gradient)
+      : loss(inputs.grouped ? empty_on(inputs.query, {inputs.groups}, inputs.type)
+                            : empty_on(inputs.query, {}, inputs.type)),
+        statistics(inputs.grouped ? empty_on(inputs.query, {inputs.groups, 3, inputs.rows}, ScalarType::Double)
+                                  : empty_on(inputs.query, {3, inputs.rows}, ScalarType::Double)),
+        gradients{inputs.empty_rows(with_gradient ? inputs.rows : 0),
+                  inputs.empty_rows(with_gradient ? inputs.rows : 0)},
+        along(empty_on(inputs.query, {with_gradient ? inputs.groups : 0}, ScalarType::Double)) {}
+
+  Results results() const { return {loss, statistics, gradients[0], gradients[1], along}; }
+};
+
+// Whether sums of weighted entries can lie where the gradients go, as products write them: unmasked rows of whole
+// panels.
 template <class Real>
-std::tuple<Tensor, Tensor> forward(const Inputs& inputs) {
+bool gradients_in_place(const Inputs& inputs) {
+  return !inputs.masked() && inputs.width % (2 * 64 / sizeof(Real)) == 0;
+}
+
+template <class Real>
+Results forward(const Inputs& inputs) {
   constexpr double nothing = -std::numeric_limits<double>::infinity();
   const int64_t rows = inputs.rows, entries = inputs.entries();
-  Tensor loss =
-      inputs.grouped ? empty_on(inputs.query, {inputs.groups}, inputs.type) : empty_on(inputs.query, {}, inputs.type);
-  Tensor statistics = inputs.grouped ? empty_on(inputs.query, {inputs.groups, 3, rows}, ScalarType::Double)
-                                     : empty_on(inputs.query, {3, rows}, ScalarType::Double);
+  const Outputs outputs(inputs, false);
   std::vector<Real> shift(entries, -std::numeric_limits<Real>::infinity());
   std::vector<double> sum(entries, 0.0);
   std::vector<Real> own(entries / 2, -std::numeric_limits<Real>::infinity());
@@ -203,8 +212,8 @@ std::tuple<Tensor, Tensor> forward(const Inputs& inputs) {
   in_rounds(inputs, groups, [&](auto width, const auto& group, const InfoNceChunks& chunks, ChunkPair pair) {
     forward_kernel(width, group, inputs.options, chunks, pair);
   });
-  Real* losses = static_cast<Real*>(loss.mutable_data_ptr());
-  double* numbers = static_cast<double*>(statistics.mutable_data_ptr());
+  Real* losses = static_cast<Real*>(outputs.loss.mutable_data_ptr());
+  double* numbers = static_cast<double*>(outputs.statistics.mutable_data_ptr());
   std::fill_n(numbers, inputs.groups * 3 * rows, nothing);
   for (int64_t index = 0; index < inputs.groups; ++index) {
     const InfoNceGroup<Real>& group = groups[index];
@@ -221,7 +230,96 @@ std::tuple<Tensor, Tensor> forward(const Inputs& inputs) {
     }
     losses[index] = group.count ? static_cast<Real>(total / static_cast<double>(2 * group.count)) : Real(0);
   }
-  return {loss, statistics};
+  return outputs.results();
+}
+
+// Stages of some groups, whose jobs are dealt out from both ends: those of one end are the larger ones.
+template <class Real>
+void run_stages(std::vector<InfoNceKept<Real>>& groups, const InfoNceOptions& options) {
+  struct Job {
+    InfoNceKept<Real>* group;
+    int64_t chunk;
+  };
+  std::vector<Job> jobs;
+  for (const InfoNceStage stage : info_nce_stages) {
+    const bool product = stage != InfoNceStage::pack && stage != InfoNceStage::join;
+    jobs.clear();
+    int64_t work = 1;
+    for (InfoNceKept<Real>& group : groups) {
+      const int64_t chunks = group.count_chunks(), rows = std::min(group.group.count, group.chunks.chunk_rows);
+      for (int64_t i = 0; i < chunks; ++i) {
+        const int64_t chunk = i % 2 ? chunks - 1 - i / 2 : i / 2;
+        if (has_job(group, stage, chunk)) jobs.push_back({&group, chunk});
+      }
+      // Sixteen multiplications take about as long as to load an element.
+      const int64_t of_row = product ? group.group.count * (1 + group.group.width / 16) : group.group.width;
+      work = std::max(work, rows * of_row);
+    }
+    for_each_chunk(static_cast<int64_t>(jobs.size()), 1, work, [&](int64_t index, int64_t, int64_t) {
+      const Job& job = jobs[index];
+      with_vector_width([&](auto vectors) { kept_kernel(vectors, *job.group, options, stage, job.chunk); });
+    });
+  }
+}
+
+template <class Real>
+Results forward_with_gradient(const Inputs& inputs) {
+  constexpr int64_t most_together = (int64_t(1) << 20) / sizeof(Real);  // numbers of groups that are done together
+  const int64_t rows = inputs.rows, width = inputs.width;
+  const Outputs outputs(inputs, true);
+  Real* const gradients[2] = {static_cast<Real*>(outputs.gradients[0].mutable_data_ptr()),
+                              static_cast<Real*>(outputs.gradients[1].mutable_data_ptr())};
+  Real* losses = static_cast<Real*>(outputs.loss.mutable_data_ptr());
+  double* numbers = static_cast<double*>(outputs.statistics.mutable_data_ptr());
+  double* along = static_cast<double*>(outputs.along.mutable_data_ptr());
+  if (inputs.masked()) {
+    std::fill_n(numbers, inputs.groups * 3 * rows, -std::numeric_limits<double>::infinity());
+    for (Real* gradient : gradients) std::fill_n(gradient, inputs.groups * rows * width, Real(0));
+  }
+  const bool in_place = gradients_in_place<Real>(inputs);
+  const int64_t stride = in_place ? width : round_up(width, InfoNceKept<Real>::widest);
+  const auto place = [&](std::vector<InfoNceKept<Real>>& groups, Parts<Real>& reals, Parts<double>& doubles) {
+    for (InfoNceKept<Real>& kept : groups) {
+      kept.place(reals, doubles);
+      kept.group.own = reals.take(kept.group.count);
+      for (int64_t side = 0; side < 2; ++side)
+        kept.group.weighted[side] = in_place ? kept.gradients[side] : reals.take(kept.group.count * stride);
+      kept.group.weighted_stride = stride;
+    }
+  };
+  std::vector<InfoNceKept<Real>> groups;
+  for (int64_t index = 0, first = 0; index < inputs.groups; first = index) {
+    groups.clear();
+    Parts<Real> reals{nullptr};
+    Parts<double> doubles{nullptr};
+    while (index < inputs.groups && reals.used < most_together) {
+      Real* const of_group[2] = {gradients[0] + index * rows * width, gradients[1] + index * rows * width};
+      groups.emplace_back(inputs.group<Real>(index), inputs.options.among, of_group,
+                          InfoNceStatistics{numbers + index * 3 * rows, rows});
+      groups.back().place(reals, doubles);
+      ++index;
+    }
+    reals = {nullptr};
+    doubles = {nullptr};
+    place(groups, reals, doubles);
+    Scratch<Real> memory(reals.used);
+    Scratch<double> memory_of_sums(doubles.used);
+    reals = {memory.data()};
+    doubles = {memory_of_sums.data()};
+    place(groups, reals, doubles);
+    for (InfoNceKept<Real>& kept : groups)
+      std::fill_n(kept.group.own, kept.group.count, -std::numeric_limits<Real>::infinity());
+    run_stages(groups, inputs.options);
+    for (std::size_t i = 0; i < groups.size(); ++i) {
+      const InfoNceKept<Real>& kept = groups[i];
+      double loss = 0, sum = 0;
+      for (const double part : kept.losses) loss += part;
+      for (const double part : kept.along) sum += part;
+      losses[first + i] = kept.group.count ? static_cast<Real>(loss / static_cast<double>(2 * kept.group.count)) : 0;
+      along[first + i] = -sum / (2.0 * inputs.options.temperature);
+    }
+  }
+  return outputs.results();
 }
 
 template <class Real>
@@ -231,20 +329,13 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_loss, const Tenso
   STD_TORCH_CHECK(statistics.numel() == inputs.groups * 3 * rows, "statistics must have 3 numbers per row");
   const Tensor upstream = contiguous_as(grad_loss, ScalarType::Double);
   const Tensor numbers = contiguous_as(statistics, ScalarType::Double);
-  const auto empty = [&](ScalarType type) {
-    return inputs.grouped ? empty_on(inputs.query, {inputs.groups, rows, width}, type)
-                          : empty_on(inputs.query, {rows, width}, type);
-  };
-  Tensor results[2] = {empty(inputs.type), empty(inputs.type)};
+  const Tensor results[2] = {inputs.empty_rows(rows), inputs.empty_rows(rows)};
   Tensor grad_temperature = empty_on(inputs.query, {1}, ScalarType::Double);
   Real* const outputs[2] = {static_cast<Real*>(results[0].mutable_data_ptr()),
                             static_cast<Real*>(results[1].mutable_data_ptr())};
 
-  // Weighted entries are summed where the gradients go, if they lie there as products write them: unmasked rows of
-  // whole panels.
-  constexpr int64_t widest_panel = 2 * 64 / sizeof(Real);
-  const int64_t stride = in_whole(width, widest_panel);
-  const bool in_place = !inputs.masked() && stride == width;
+  const bool in_place = gradients_in_place<Real>(inputs);
+  const int64_t stride = in_place ? width : round_up(width, InfoNceKept<Real>::widest);
   Scratch<Real> room(in_place ? 0 : entries * stride);
   std::vector<double> log_sum(entries);
   std::vector<InfoNceGroup<Real>> groups;
@@ -294,11 +385,13 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_loss, const Tenso
   return {results[0], results[1], grad_temperature};
 }
 
-std::tuple<Tensor, Tensor> info_nce(const Tensor& query, const Tensor& key, const Tensor& row_mask,
-                                    const Tensor& temperature, std::string form, bool normalize, int64_t rank,
-                                    int64_t ranks) {
+Results info_nce(const Tensor& query, const Tensor& key, const Tensor& row_mask, const Tensor& temperature,
+                 std::string form, bool normalize, int64_t rank, int64_t ranks, bool with_gradient) {
   const Inputs inputs(query, key, row_mask, temperature, form, normalize, rank, ranks);
-  return inputs.type == ScalarType::Double ? forward<double>(inputs) : forward<float>(inputs);
+  STD_TORCH_CHECK(!with_gradient || ranks == 1, "with_gradient needs ranks = 1, got ", ranks);
+  if (inputs.type == ScalarType::Double)
+    return with_gradient ? forward_with_gradient<double>(inputs) : forward<double>(inputs);
+  return with_gradient ? forward_with_gradient<float>(inputs) : forward<float>(inputs);
 }
 
 std::tuple<Tensor, Tensor, Tensor> info_nce_backward(const Tensor& grad_loss, const Tensor& query, const Tensor& key,

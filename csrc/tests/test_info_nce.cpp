@@ -6,6 +6,7 @@
 #include <set>
 #include <vector>
 
+#include "common/info_nce_kept.h"
 #include "common/info_nce_pair.h"
 #include "tests/check.h"
 
@@ -127,6 +128,16 @@ SURVCORE_INLINE void run_group(const InfoNceGroup<Real>& group, const InfoNceOpt
   }
 }
 
+// The same by stages, logits kept: losses per chunk, statistics, weighted entries before they are finished.
+template <int bytes, class Real>
+SURVCORE_INLINE void run_stages(InfoNceKept<Real>& kept, const InfoNceOptions& options) {
+  for (const InfoNceStage stage : info_nce_stages) {
+    for (int64_t chunk = kept.count_chunks(); chunk-- > 0;) {
+      if (has_job(kept, stage, chunk)) do_job<bytes>(kept, options, stage, chunk);
+    }
+  }
+}
+
 // Every width of vectors, compiled for its instruction set.
 #define SURVCORE_TEST_KERNELS(Real, bytes)                                                                            \
   SURVCORE_TARGET_##bytes void check_product(VectorWidth<bytes>, Real, int64_t rows, int64_t depth, int64_t panels) { \
@@ -135,6 +146,10 @@ SURVCORE_INLINE void run_group(const InfoNceGroup<Real>& group, const InfoNceOpt
   SURVCORE_TARGET_##bytes void run_kernel(VectorWidth<bytes>, const InfoNceGroup<Real>& group,                        \
                                           const InfoNceOptions& options, bool backward) {                             \
     run_group<bytes>(group, options, backward);                                                                       \
+  }                                                                                                                   \
+  SURVCORE_TARGET_##bytes void run_stages_kernel(VectorWidth<bytes>, InfoNceKept<Real>& kept,                         \
+                                                 const InfoNceOptions& options) {                                     \
+    run_stages<bytes>(kept, options);                                                                                 \
   }
 SURVCORE_TEST_KERNELS(float, 64)
 SURVCORE_TEST_KERNELS(float, 32)
@@ -143,6 +158,49 @@ SURVCORE_TEST_KERNELS(double, 64)
 SURVCORE_TEST_KERNELS(double, 32)
 SURVCORE_TEST_KERNELS(double, 16)
 #undef SURVCORE_TEST_KERNELS
+
+// What the stages find, against sums of forward_pair and gradients by the definition, in memory that a sanitizer sees
+// the end of.
+template <class Real>
+void test_stages(InstructionSet set, int64_t rows, const InfoNceGroup<Real>& group, const InfoNceOptions& options,
+                 const std::vector<Real>& shift, const std::vector<double>& sum, const std::vector<Real>& own,
+                 const std::vector<std::vector<double>>& by_row, double along_all, double tolerance) {
+  const int64_t count = group.count, width = group.width;
+  std::vector<Real> outputs(2 * rows * width), weighted(2 * count * group.weighted_stride, Real(77));
+  std::vector<double> statistics(3 * rows, 77.0);
+  Real* const gradients[2] = {outputs.data(), outputs.data() + rows * width};
+  InfoNceKept<Real> kept(group, options.among, gradients, {statistics.data(), rows});
+  Parts<Real> numbers{nullptr};
+  Parts<double> sums{nullptr};
+  kept.place(numbers, sums);
+  std::unique_ptr<Real[]> memory(new Real[numbers.used]);
+  std::unique_ptr<double[]> memory_of_sums(new double[sums.used]);
+  numbers = {memory.get()};
+  sums = {memory_of_sums.get()};
+  kept.place(numbers, sums);
+  std::vector<Real> own_again(count, -std::numeric_limits<Real>::infinity());
+  kept.group.own = own_again.data();
+  for (int64_t side = 0; side < 2; ++side)
+    kept.group.weighted[side] = weighted.data() + side * count * group.weighted_stride;
+  with_vector_width(set, [&](auto bytes) { run_stages_kernel(bytes, kept, options); });
+
+  double loss = 0, loss_again = 0, along = 0;
+  for (const double part : kept.losses) loss_again += part;
+  for (const double part : kept.along) along += part;
+  const double factor = 1 / (2 * count * options.temperature);
+  for (int64_t i = 0; i < 2 * count; ++i) {
+    const int64_t side = i >= count;
+    const double others = shift[i] + std::log(sum[i]);
+    loss += softplus(others - own[i % count]);
+    const double found = statistics[side * rows + group.row_of(i)];
+    CHECK(found == others || close(found, others, tolerance));
+    CHECK(close(statistics[2 * rows + group.row_of(i)], own[i % count], tolerance));
+    for (int64_t k = 0; k < width; ++k)
+      CHECK(close(gradients[side][group.row_of(i) * width + k] / factor, by_row[i][k], 40 * tolerance));
+  }
+  CHECK(close(loss_again, loss, 10 * tolerance));
+  CHECK(close(along / factor / count, along_all / count, 40 * tolerance));
+}
 
 // Rows of which every third is not valid and NaN, against the definition.
 template <class Real>
@@ -162,7 +220,7 @@ void test_problem(InstructionSet set, int64_t rows, int64_t width, InfoNceOption
                                              : static_cast<Real>(numbers.next() * std::exp(spread * row / rows));
     }
   }
-  const int64_t stride = in_whole(width, 32);
+  const int64_t stride = round_up(width, 32);
   std::vector<Real> shift(2 * count, -std::numeric_limits<Real>::infinity()), own(count), weighted(2 * count * stride);
   std::vector<double> sum(2 * count), log_sum(2 * count);
   InfoNceGroup<Real> group{{sides[0].get(), sides[1].get()},
@@ -207,18 +265,30 @@ void test_problem(InstructionSet set, int64_t rows, int64_t width, InfoNceOption
     log_sum[i] = own[i % count] + softplus(found - own[i % count]);
   }
   with_vector_width(set, [&](auto bytes) { run_kernel(bytes, group, options, true); });
+  // Gradients of the unscaled rows, but for a common factor, from those of the entries.
+  std::vector<std::vector<double>> by_row;
+  double along_all = 0;
   for (int64_t i = 0; i < 2 * count; ++i) {
-    for (int64_t k = 0; k < width; ++k) {
-      double expected = 0;
-      for (int64_t j = 0; j < 2 * count; ++j) {
-        if (!compared(i, j)) continue;
-        const double s = logit(i, j);
-        const double weight = std::exp(s - log_sum[i]) + std::exp(s - log_sum[j]);
-        expected += (weight - 2 * (j == (i + count) % (2 * count))) * entries[j][k];
-      }
-      CHECK(close(group.weighted_at(i)[k], expected, 20 * tolerance));
+    std::vector<double> expected(width);
+    double along = 0;
+    for (int64_t j = 0; j < 2 * count; ++j) {
+      if (!compared(i, j)) continue;
+      const double s = logit(i, j);
+      const double weight = std::exp(s - log_sum[i]) + std::exp(s - log_sum[j]) - 2 * (j == (i + count) % (2 * count));
+      for (int64_t k = 0; k < width; ++k) expected[k] += weight * entries[j][k];
     }
+    for (int64_t k = 0; k < width; ++k) {
+      CHECK(close(group.weighted_at(i)[k], expected[k], 20 * tolerance));
+      along += expected[k] * entries[i][k];
+    }
+    along_all += along;
+    double squared = 0;
+    for (int64_t k = 0; k < width; ++k) squared += double(group.at(i)[k]) * group.at(i)[k];
+    for (int64_t k = 0; k < width && options.normalize; ++k)
+      expected[k] = (expected[k] - along * entries[i][k]) / std::sqrt(squared);
+    by_row.push_back(expected);
   }
+  if (options.share.ranks == 1) test_stages(set, rows, group, options, shift, sum, own, by_row, along_all, tolerance);
 }
 
 }  // namespace

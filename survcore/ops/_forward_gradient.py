@@ -11,14 +11,23 @@ from torch import Tensor
 from survcore.ops._autograd import Gradient, differentiable
 
 
+def wants_gradient(*inputs: Tensor) -> bool:
+    """Whether a backward pass may come. Under a transform of torch.func the inputs do not tell: then it may."""
+    if not torch.is_grad_enabled():
+        return False
+    if any(value.requires_grad for value in inputs):
+        return True
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
 def differentiable_with_forward_gradient(name: str, *, backward_inputs: tuple[int, ...] = ()) -> Callable[..., Any]:
     """:func:`survcore.ops._autograd.differentiable` for an op ``(Tensor input, ..., bool with_gradient) -> (Tensor
     loss, Tensor gradient)``, gradient being that of the loss (or of the sum of several) with respect to the first
     input, and its backward op ``(Tensor grad_loss, Tensor gradient, ...) -> Tensor``, whose further arguments are the
     inputs at the positions ``backward_inputs``; those and all before them are tensors.
 
-    The gradient of a loss that nothing was done to is given away as it is; after that, or without ``with_gradient``, a
-    backward pass in eager mode calls the op again.
+    The gradient of a loss that nothing was done to is given away as it is. The first backward pass in eager mode takes
+    what is kept with it; a second one, and one of a call without ``with_gradient``, calls the op again.
     """
     op = getattr(torch.ops.survcore, name).default
     backward_op = getattr(torch.ops.survcore, f"{name}_backward").default
@@ -44,14 +53,12 @@ def differentiable_with_forward_gradient(name: str, *, backward_inputs: tuple[in
     def eager_backward(ctx: Any, grad_loss: Tensor | None, _grad_gradient: Tensor | None) -> tuple[Any, ...]:
         if grad_loss is None:
             return (None,) * count
-        gradient = ctx.gradient
+        saved = ctx.saved_tensors  # which raises after a backward pass that did not retain them
+        gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
             with torch._C._AutoDispatchBelowAutograd():
-                _, gradient = op(*ctx.saved_tensors, *ctx.options, True)
-        if is_one(grad_loss):
-            ctx.gradient = None  # given away, whatever becomes of it
-        else:
-            saved = ctx.saved_tensors
+                _, gradient = op(*saved, *ctx.options, True)
+        if not is_one(grad_loss):
             gradient = backward_op(grad_loss, gradient, *(saved[position] for position in backward_inputs))
         return (gradient, *(None,) * (count - 1))
 

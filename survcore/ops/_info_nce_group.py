@@ -42,7 +42,7 @@ class _GroupedLoss(torch.autograd.Function):
             mask = row_mask.expand(query.shape[:-1]).to(torch.uint8).unsqueeze(-1)
             mask = _gathered_rows(mask, ranks, group_name).squeeze(-1).bool()
         options = (form, normalize, rank, ranks)
-        _, part = torch.ops.survcore.info_nce(queries, keys, mask, temperature, *options)
+        _, part, *_ = torch.ops.survcore.info_nce(queries, keys, mask, temperature, *options, False)
         parts = _gathered(part, ranks, group_name).unflatten(0, (ranks, -1)).unflatten(1, part.shape[:1])
         statistics = torch.logsumexp(parts, 0)
         ctx.save_for_backward(queries, keys, mask, temperature, statistics)

@@ -6,10 +6,14 @@ import torch
 from torch import Tensor
 
 
-def check_positions(positions: str, mask: Tensor | None) -> None:
-    """Raise ValueError unless positions are an option, and a mask is there where they need one."""
+def check_positions(positions: str) -> None:
+    """Raise ValueError unless positions are an option."""
     if positions not in ("masked", "visible", "all"):
         raise ValueError(f"positions must be 'masked', 'visible' or 'all', got {positions!r}")
+
+
+def check_mask(positions: str, mask: Tensor | None) -> None:
+    """Raise ValueError unless a mask is there where positions need one."""
     if mask is None and positions != "all":
         raise ValueError(f"mask may be None for positions 'all' only, got positions {positions!r}")
 
@@ -28,6 +32,8 @@ def check_marks(
     They have that shape, or [B, D] for all views, or that of packed bits; ``any_type``: they need not be bool or uint8.
     """
     dtype, given = marks.dtype, marks.shape
+    if any_type and dtype.is_complex:
+        raise TypeError(f"{name} must be real, got {dtype}")
     if not (any_type or dtype == torch.bool or dtype == torch.uint8):
         raise TypeError(f"{name} must be bool or uint8, got {dtype}")
     columns = shape[-1]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from survcore import _library
 from survcore.ops._cox_arguments import check_options, cox_arguments, raise_invalid_weights
-from survcore.ops._forward_gradient import differentiable_with_forward_gradient
+from survcore.ops._forward_gradient import differentiable_with_forward_gradient, wants_gradient
 from survcore.ops.cox_risk_sets import RiskSets
 from survcore.reference import cox_ph_loss as _reference
 
@@ -55,7 +55,7 @@ def cox_ph_loss(
     """
     check_options(ties, reduction)
     log_hazard, risk_sets, weights = cox_arguments(log_hazard, time, event, entry, strata, weights)
-    with_gradient = log_hazard.requires_grad and torch.is_grad_enabled()
+    with_gradient = wants_gradient(log_hazard)
     arguments = (log_hazard, risk_sets.plan, weights, ties, reduction, with_gradient)
     if torch.compiler.is_compiling():
         return _apply(*arguments)[0]

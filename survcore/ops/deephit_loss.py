@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from survcore import _library
-from survcore.ops._forward_gradient import differentiable_with_forward_gradient
+from survcore.ops._forward_gradient import differentiable_with_forward_gradient, wants_gradient
+from survcore.ops._rows import check_row_values, check_rows
 from survcore.reference import deephit_loss as _reference
 
 
@@ -50,16 +51,17 @@ def deephit_loss(
         derivative with respect to the logits, also under ``torch.func``.
 
     Raises:
-        ValueError: shapes, devices or options are wrong; with ``validate``, a bin or a cause out of range, a NaN logit
-            or a negative weight.
+        ValueError: shapes, devices or options are wrong; with ``validate``, a bin or a cause out of range or a NaN
+            logit in a row that weighs something, or a negative weight.
         TypeError: logits are not floating, or time_bin is not int64.
     """
     _check(logits, time_bin, event, weights, alpha, sigma)
     if weights is None:
         weights = logits.new_empty(0)  # new for each call: one kept from an earlier call may belong to another mode
     if validate:
-        _check_values(logits, time_bin, event, weights)
-    with_gradient = logits.requires_grad and torch.is_grad_enabled()
+        causes = logits.shape[1] if logits.dim() == 3 else 1
+        check_row_values(logits, time_bin, event, weights, causes, torch.ones_like(logits, dtype=torch.bool))
+    with_gradient = wants_gradient(logits)
     return _apply(logits, time_bin, event, weights, float(alpha), float(sigma), with_gradient)[0]
 
 
@@ -67,7 +69,7 @@ def check_options(alpha: float, sigma: float) -> None:
     """Raise ValueError unless alpha is within 0..1 and sigma positive and finite."""
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be within 0..1, got {alpha}")
-    if not (sigma > 0 and math.isfinite(sigma)):
+    if not 0 < sigma < math.inf:
         raise ValueError(f"sigma must be positive and finite, got {sigma}")
 
 
@@ -75,41 +77,8 @@ def _check(logits: Tensor, time_bin: Tensor, event: Tensor, weights: Tensor | No
     shape = logits.shape
     if len(shape) not in (2, 3) or 0 in shape[1:]:
         raise ValueError(f"logits must be [B, K] or [B, R, K] with R, K >= 1, got shape {tuple(shape)}")
-    if not logits.is_floating_point():
-        raise TypeError(f"logits must be floating, got {logits.dtype}")
-    if time_bin.dtype != torch.int64:
-        hint = "; time bins are indices, not times" if time_bin.is_floating_point() else ""
-        raise TypeError(f"time_bin must be int64, got {time_bin.dtype}{hint}")
-    rows, device = shape[0], logits.device
-    for name, value in (("time_bin", time_bin), ("event", event), ("weights", weights)):
-        if value is not None and (value.dim() != 1 or value.shape[0] != rows):
-            raise ValueError(f"{name} must have one entry per row of logits, [{rows}], got shape {tuple(value.shape)}")
-        if value is not None and value.device != device:
-            raise ValueError(f"{name} is on {value.device}, logits on {device}: expected one device")
+    check_rows(logits, time_bin, event, weights)
     check_options(alpha, sigma)
-
-
-def _check_values(logits: Tensor, time_bin: Tensor, event: Tensor, weights: Tensor) -> None:
-    rows, bins = logits.shape[0], logits.shape[-1]
-    causes = logits.shape[1] if logits.dim() == 3 else 1
-    codes = event.double()
-    checks = [
-        ((time_bin < 0) | (time_bin >= bins), time_bin, f"time_bin must be in 0..{bins - 1}"),
-        (
-            ~((codes >= 0) & (codes <= causes) & (codes == codes.floor())),
-            event,
-            f"event must be 0 (censored) or a cause in 1..{causes}",
-        ),
-        (logits.isnan().flatten(1).any(1), logits, "logits must not be NaN"),
-    ]
-    if weights.numel():
-        checks.append((~(weights >= 0), weights, "weights must be at least 0"))
-    for wrong, values, expected in checks:
-        if wrong.any():
-            row = int(wrong.nonzero()[0, 0])
-            raise ValueError(
-                f"{expected}, got {values[row].tolist()} in row {row} (of {int(wrong.sum())} such rows of {rows})"
-            )
 
 
 @torch.library.register_fake("survcore::deephit_loss")

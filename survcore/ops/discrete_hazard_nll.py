@@ -11,6 +11,7 @@ from torch.nn.functional import logsigmoid
 from survcore import _library
 from survcore.ops._autograd import Gradient, differentiable
 from survcore.ops._forward_gradient import is_one
+from survcore.ops._rows import check_row_values, check_rows
 from survcore.reference import discrete_hazard_nll as _reference
 
 
@@ -51,14 +52,15 @@ def discrete_hazard_nll(
 
     Raises:
         ValueError: shapes, devices or options are wrong; with ``validate``, an out-of-range bin, an event other than 0
-            and 1, a NaN logit or a negative weight.
+            and 1 or a NaN logit up to the own bin in a row that weighs something, or a negative weight.
         TypeError: logits are not floating, or time_bin is not int64.
     """
-    rows = _check(logits, time_bin, event, weights, censored, form, reduction)
+    _check(logits, time_bin, event, weights, censored, form, alpha, reduction)
     if weights is None:
         weights = logits.new_empty(0)  # new for each call: one kept from an earlier call may belong to another mode
     if validate:
-        _check_values(logits, time_bin, event, weights, rows)
+        read = torch.arange(logits.shape[1], device=logits.device) <= time_bin.unsqueeze(1)
+        check_row_values(logits, time_bin, event, weights, 1, read)
     return _apply(
         logits, time_bin, event, weights, censored, form, float(alpha), reduction, _with_gradient(logits, reduction)
     )[0]
@@ -91,45 +93,31 @@ def hazard_risk(logits: Tensor) -> Tensor:
 
 
 def _check(
-    logits: Tensor, time_bin: Tensor, event: Tensor, weights: Tensor | None, censored: str, form: str, reduction: str
-) -> int:
+    logits: Tensor,
+    time_bin: Tensor,
+    event: Tensor,
+    weights: Tensor | None,
+    censored: str,
+    form: str,
+    alpha: float,
+    reduction: str,
+) -> None:
     if logits.dim() != 2 or logits.shape[1] == 0:
         raise ValueError(f"logits must be [B, K] with K >= 1, got shape {tuple(logits.shape)}")
-    if not logits.is_floating_point():
-        raise TypeError(f"logits must be floating, got {logits.dtype}")
-    if time_bin.dtype != torch.int64:
-        hint = "; time bins are indices, not times" if time_bin.is_floating_point() else ""
-        raise TypeError(f"time_bin must be int64, got {time_bin.dtype}{hint}")
-    rows, device = logits.shape[0], logits.device
-    for name, value in (("time_bin", time_bin), ("event", event), ("weights", weights)):
-        if value is not None and (value.dim() != 1 or value.shape[0] != rows):
-            raise ValueError(f"{name} must have one entry per row of logits, [{rows}], got shape {tuple(value.shape)}")
-        if value is not None and value.device != device:
-            raise ValueError(f"{name} is on {value.device}, logits on {device}: expected one device")
+    check_rows(logits, time_bin, event, weights)
+    check_options(censored, form, alpha, reduction)
+
+
+def check_options(censored: str, form: str, alpha: float, reduction: str) -> None:
+    """Raise ValueError unless each is one of its options, and alpha within 0..1."""
     if censored not in ("start", "end"):
         raise ValueError(f"censored must be 'start' or 'end', got {censored!r}")
     if form not in ("likelihood", "must_eq6"):
         raise ValueError(f"form must be 'likelihood' or 'must_eq6', got {form!r}")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be within 0..1, got {alpha}")
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-    return rows
-
-
-def _check_values(logits: Tensor, time_bin: Tensor, event: Tensor, weights: Tensor, rows: int) -> None:
-    bins = logits.shape[1]
-    checks = [
-        ((time_bin < 0) | (time_bin >= bins), time_bin, f"time_bin must be in 0..{bins - 1}"),
-        ((event != 0) & (event != 1), event, "event must be 0 (censored) or 1"),
-        (logits.isnan().any(1), logits, "logits must not be NaN"),
-    ]
-    if weights.numel():
-        checks.append((~(weights >= 0), weights, "weights must be at least 0"))
-    for wrong, values, expected in checks:
-        if wrong.any():
-            row = int(wrong.nonzero()[0, 0])
-            raise ValueError(
-                f"{expected}, got {values[row].tolist()} in row {row} (of {int(wrong.sum())} such rows of {rows})"
-            )
 
 
 Outputs = tuple[Tensor, Tensor, Tensor]

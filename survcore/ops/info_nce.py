@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from survcore import _library
-from survcore.ops._autograd import differentiable
+from survcore.ops._autograd import Gradient, differentiable
+from survcore.ops._forward_gradient import is_one
 from survcore.ops._info_nce_group import info_nce_of_group
 from survcore.reference import info_nce as _reference
+
+# Logits that are kept for the gradient, 4 MB in float32; where there are more they are made twice.
+MOST_KEPT_LOGITS = 1 << 20
 
 
 def info_nce(
@@ -34,9 +39,11 @@ def info_nce(
     others but itself, those of its own side too (SimCLR, Chen et al. 2020, eq. 1; Surv-M2AC): 2 B rows, 2 B - 2
     negatives each.
 
-    No B x B matrix is formed: memory grows as B, and B 16,384 takes as little of it as the gradients. A pair without
-    negatives (one valid row) and a group without valid rows have the loss 0 with gradient 0. Of [G] losses, those of
-    empty groups are to be left out of a mean: ``losses.sum() / row_mask.any(-1).sum().clamp(min=1)``.
+    Memory grows as B: above a million logits (4 MB in float32) tiles of them are made and forgotten, so that B 16,384
+    takes as little as the gradients; up to there they are kept for the gradients, which are made with the loss where
+    they are wanted. A pair without negatives (one valid row) and a group without valid rows have the loss 0 with
+    gradient 0. Of [G] losses, those of empty groups are to be left out of a mean:
+    ``losses.sum() / row_mask.any(-1).sum().clamp(min=1)``.
 
     Args:
         query, key: [B, D], or [G, B, D] for G problems at once (pairs of modalities); float32 or float64; float16 and
@@ -81,7 +88,20 @@ def info_nce(
         _check_values(query, key, row_mask, temperature)
     if group_name:
         return info_nce_of_group(query, key, row_mask, temperature, form, normalize, group_name)
-    return _apply(query, key, row_mask, temperature, form, normalize, 0, 1)[0]
+    with_gradient = _with_gradient(query, key, temperature, form)
+    return _apply(query, key, row_mask, temperature, form, normalize, 0, 1, with_gradient)[0]
+
+
+def _with_gradient(query: Tensor, key: Tensor, temperature: Tensor, form: str) -> bool:
+    """Whether to make the gradients together with the losses: where they are wanted and the logits are few."""
+    if not torch.is_grad_enabled() or not query.is_cpu:
+        return False
+    rows = query.shape[-2]
+    return (
+        (query.requires_grad or key.requires_grad or temperature.requires_grad)
+        and rows * rows * (3 if form == "nt_xent" else 1) <= MOST_KEPT_LOGITS
+        and (torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active())
+    )
 
 
 def check_options(temperature: float | Tensor, form: str) -> None:
@@ -127,19 +147,68 @@ def _check_values(query: Tensor, key: Tensor, row_mask: Tensor, temperature: Ten
             )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    query, key, row_mask, temperature, *ctx.options = inputs
-    ctx.save_for_backward(query, key, row_mask, temperature, output[1])
-    ctx.mark_non_differentiable(output[1])
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
+    query, key, row_mask, temperature, *ctx.options, ctx.made = inputs
+    ctx.types = query.dtype, key.dtype, temperature.dtype
+    ctx.save_for_backward(query, key, row_mask, temperature, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_loss: Tensor | None, _grad_statistics: Tensor | None) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
     if grad_loss is None:
-        return (None,) * 8
-    gradients = torch.ops.survcore.info_nce_backward(grad_loss, *ctx.saved_tensors, *ctx.options)
+        return (None,) * 9
+    *arguments, to_query, to_key, to_temperature = ctx.saved_tensors
+    if ctx.made:
+        factor = grad_loss[..., None, None]
+        return _in_types_of_inputs(ctx, grad_loss, to_query * factor, to_key * factor, to_temperature)
+    return _made_in_backward(ctx, grad_loss, arguments)
+
+
+def _made_in_backward(ctx: Any, grad_loss: Tensor, arguments: Sequence[Tensor]) -> tuple[Any, ...]:
+    gradients = torch.ops.survcore.info_nce_backward.default(grad_loss, *arguments, *ctx.options)
     grad_query, grad_key, grad_temperature = gradients
-    return grad_query, grad_key, None, grad_temperature, None, None, None, None
+    return grad_query, grad_key, None, grad_temperature, None, None, None, None, None
+
+
+def _in_types_of_inputs(
+    ctx: Any, grad_loss: Tensor, grad_query: Tensor, grad_key: Tensor, to_temperature: Tensor
+) -> tuple[Any, ...]:
+    query_type, key_type, temperature_type = ctx.types
+    grad_temperature = None
+    if ctx.needs_input_grad[3]:
+        grad_temperature = (grad_loss.reshape(-1) * to_temperature).sum().reshape(1).to(temperature_type)
+    return grad_query.to(query_type), grad_key.to(key_type), None, grad_temperature, None, None, None, None, None
+
+
+def _eager_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
+    query, key, row_mask, temperature, *ctx.options, made = inputs
+    ctx.types = query.dtype, key.dtype, temperature.dtype
+    ctx.save_for_backward(query, key, row_mask, temperature, output[1])
+    ctx.with_gradient, ctx.made = made, output[2:] if made else None
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _eager_backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
+    if grad_loss is None:
+        return (None,) * 9
+    if not ctx.with_gradient:
+        return _made_in_backward(ctx, grad_loss, ctx.saved_tensors)
+    made, ctx.made = ctx.made, None
+    if made is None:
+        with torch._C._AutoDispatchBelowAutograd():
+            made = torch.ops.survcore.info_nce.default(*ctx.saved_tensors[:4], *ctx.options, True)[2:]
+    to_query, to_key, to_temperature = made
+    if grad_loss.dim() or not is_one(grad_loss):
+        factor = grad_loss[..., None, None]
+        to_query, to_key = to_query * factor, to_key * factor
+    # That of a loss that nothing was done to is what forward has found: it is given away, whatever becomes of it, and
+    # found again by a second backward.
+    return _in_types_of_inputs(ctx, grad_loss, to_query, to_key, to_temperature)
 
 
 @torch.library.register_fake("survcore::info_nce")
@@ -152,9 +221,18 @@ def _fake(
     normalize: bool,
     rank: int,
     ranks: int,
-) -> tuple[Tensor, Tensor]:
-    loss = query.new_empty(query.shape[:-2], dtype=torch.promote_types(query.dtype, torch.float32))
-    return loss, query.new_empty((*query.shape[:-2], 3, query.shape[-2]), dtype=torch.float64)
+    with_gradient: bool,
+) -> Outputs:
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    *groups, rows, width = query.shape
+    gradient = (*groups, rows if with_gradient else 0, width)
+    return (
+        query.new_empty(groups, dtype=dtype),
+        query.new_empty((*groups, 3, rows), dtype=torch.float64),
+        query.new_empty(gradient, dtype=dtype),
+        query.new_empty(gradient, dtype=dtype),
+        query.new_empty((groups or [1]) if with_gradient else 0, dtype=torch.float64),
+    )
 
 
 @torch.library.register_fake("survcore::info_nce_backward")
@@ -164,6 +242,11 @@ def _fake_backward(
     return query.new_empty(query.shape), key.new_empty(key.shape), temperature.new_empty(1)
 
 
-_apply = differentiable("info_nce", setup_context=_setup_context, backward=_backward)
+_apply = differentiable(
+    "info_nce",
+    setup_context=_setup_context,
+    backward=_backward,
+    eager=Gradient(_eager_setup_context, _eager_backward),
+)
 _library.serve_cuda_by_reference("info_nce", _reference.info_nce)
 _library.serve_cuda_by_reference("info_nce_backward", _reference.info_nce_backward)

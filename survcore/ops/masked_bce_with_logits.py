@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import index
 
 import torch
 from torch import Tensor
 
 from survcore import _library
-from survcore.ops._forward_gradient import differentiable_with_forward_gradient
-from survcore.ops._masks import check_marks, check_positions
+from survcore.ops._forward_gradient import differentiable_with_forward_gradient, wants_gradient
+from survcore.ops._masks import check_marks, check_mask, check_positions
 from survcore.reference import masked_bce_with_logits as _reference
 
 
@@ -39,8 +40,8 @@ def masked_bce_with_logits(
         target: [B, D], the same for all views, or [V, B, D], without gradient: bool or integers, where any but 0 is 1,
             or floating with values within 0..1. See below for packed bits.
         mask: bool or uint8 of such a shape; 1 where the entry was hidden from the encoder. None for positions "all".
-        observed: bool or uint8 of such a shape; 0 where there is no entry (an absent modality, a missing value), which
-            is never scored. None: there are all.
+        observed: bool or uint8 of such a shape, or [B] where a patient has all entries or none; 0 where there is no
+            entry (an absent modality, a missing value), which is never scored. None: there are all.
         pos_weight: weight of positive targets, [D] or one number, at least 0; as torch.nn.BCEWithLogitsLoss has it.
         sizes: columns of each modality, in their order; their sum is D. None: one modality.
         positions: which entries are scored: "masked", "visible" (the others) or "all".
@@ -59,6 +60,8 @@ def masked_bce_with_logits(
             outside 0..1 or a negative weight.
         TypeError: logits are not floating, or marks are neither bool nor uint8.
     """
+    if observed is not None and observed.dim() == 1 and observed.shape == logits.shape[-2:-1]:
+        observed = observed.unsqueeze(1).expand(-1, logits.shape[-1])
     boundaries = _check(logits, target, mask, observed, sizes, positions, reduction)
     if pos_weight is None:
         pos_weight = logits.new_empty(0)  # new for each call: one kept from an earlier call may belong to another mode
@@ -70,7 +73,7 @@ def masked_bce_with_logits(
         observed = logits.new_empty(0, dtype=torch.bool)
     if validate:
         _check_values(logits, target, mask, observed, pos_weight, positions)
-    with_gradient = logits.requires_grad and torch.is_grad_enabled()
+    with_gradient = wants_gradient(logits)
     return _apply(logits, target, mask, observed, pos_weight, boundaries, positions, reduction, with_gradient)[0]
 
 
@@ -99,9 +102,8 @@ def _check(
         raise ValueError(f"logits must be [V, B, D] or [B, D] with D >= 1, got shape {tuple(logits.shape)}")
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating, got {logits.dtype}")
-    check_positions(positions, mask)
-    if reduction not in ("none", "mean"):
-        raise ValueError(f"reduction must be 'none' or 'mean', got {reduction!r}")
+    check_options(positions, reduction)
+    check_mask(positions, mask)
     check_marks("target", target, "logits", logits.shape, logits.device, any_type=True)
     if mask is not None:
         check_marks("mask", mask, "logits", logits.shape, logits.device)
@@ -109,15 +111,27 @@ def _check(
         check_marks("observed", observed, "logits", logits.shape, logits.device)
     if sizes is None:
         return torch.empty(0, dtype=torch.int64)
-    limits = [0, *accumulate(sizes)]
+    try:
+        limits = [0, *accumulate(index(size) for size in sizes)]
+    except TypeError:
+        raise TypeError(f"sizes must be whole numbers, the columns of each modality, got {sizes!r}") from None
     if len(limits) == 1 or min(sizes) < 0 or limits[-1] != logits.shape[-1]:
         raise ValueError(f"sizes must be the columns of each modality, {logits.shape[-1]} in all, got {tuple(sizes)}")
     return torch.tensor(limits)
 
 
+def check_options(positions: str, reduction: str) -> None:
+    """Raise ValueError unless each is one of its options."""
+    check_positions(positions)
+    if reduction not in ("none", "mean"):
+        raise ValueError(f"reduction must be 'none' or 'mean', got {reduction!r}")
+
+
 def _weight(pos_weight: Tensor | float, logits: Tensor) -> Tensor:
-    if not isinstance(pos_weight, Tensor):
+    if isinstance(pos_weight, int | float):
         return logits.new_full((1,), pos_weight)
+    if not isinstance(pos_weight, Tensor) or pos_weight.is_complex():
+        raise TypeError(f"pos_weight must be a number or a real tensor, got {pos_weight!r}")
     if pos_weight.dim() > 1 or (pos_weight.dim() == 1 and pos_weight.shape[0] != logits.shape[-1]):
         raise ValueError(
             f"pos_weight must be one number or one per column of logits, [{logits.shape[-1]}], "

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from survcore import _library
-from survcore.ops._forward_gradient import differentiable_with_forward_gradient
-from survcore.ops._masks import check_marks, check_positions
+from survcore.ops._forward_gradient import differentiable_with_forward_gradient, wants_gradient
+from survcore.ops._masks import check_marks, check_mask, check_positions
 from survcore.reference import masked_mse as _reference
 from survcore.reference.masked_bce_with_logits import counted_entries
 
@@ -45,7 +45,7 @@ def masked_mse(
         ValueError: shapes, devices or options are wrong; with ``validate``, a scored value is NaN.
         TypeError: prediction or target are not floating, or marks are neither bool nor uint8.
     """
-    if observed is not None and observed.dim() == 1 and prediction.dim() == 3:
+    if observed is not None and observed.dim() == 1 and observed.shape == prediction.shape[:1]:
         observed = observed.unsqueeze(1).expand(-1, prediction.shape[1])
     _check(prediction, target, mask, observed, positions)
     if mask is None:
@@ -54,7 +54,7 @@ def masked_mse(
         observed = prediction.new_empty(0, dtype=torch.bool)
     if validate:
         _check_values(prediction, target, mask, observed, positions)
-    with_gradient = prediction.requires_grad and torch.is_grad_enabled()
+    with_gradient = wants_gradient(prediction)
     return _apply(prediction, target, mask, observed, positions, with_gradient)[0]
 
 
@@ -70,7 +70,8 @@ def _check(prediction: Tensor, target: Tensor, mask: Tensor | None, observed: Te
         )
     if target.device != prediction.device:
         raise ValueError(f"target is on {target.device}, prediction on {prediction.device}: expected one device")
-    check_positions(positions, mask)
+    check_positions(positions)
+    check_mask(positions, mask)
     if mask is not None:
         check_marks("mask", mask, "patches", prediction.shape[:2], prediction.device)
     if observed is not None:

@@ -19,7 +19,8 @@ def info_nce(
     normalize: bool = True,
     rank: int = 0,
     ranks: int = 1,
-) -> tuple[Tensor, Tensor]:
+    with_gradient: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Contrastive loss of query and key rows, as :func:`survcore.ops.info_nce` describes it.
 
     Valid queries and keys are the entries of one list z, 2 B per group, with logits s_ij = z_i.z_j / temperature. The
@@ -32,23 +33,35 @@ def info_nce(
         temperature: one number, [1].
         rank, ranks: compare a part of the pairs only, that of one of many processes; here rank 0 does all. The
             statistics of all ranks are joined by their log-sum-exp; a loss is meaningful for ranks = 1 only.
+        with_gradient: make the gradients too, for ranks = 1.
 
     Returns:
         Losses ([G] or a scalar, float32 for half-precision inputs; 0 for a group without valid rows), and statistics,
         float64 [G, 3, B] or [3, B]: others of the queries, others of the keys and the own logits; -inf where masked.
+        Then gradients of the sum of the losses by query and key, in the type of the loss, [G, B, D] or [B, D], and of
+        each loss by the temperature, float64 [G] or [1]; without with_gradient, those have no rows and this no entries.
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
     count = query.shape[-2]
+    no_gradient = (
+        *(query.new_zeros((*query.shape[:-2], 0, query.shape[-1]), dtype=dtype) for _ in range(2)),
+        query.new_zeros(0, dtype=torch.float64),
+    )
     if rank:
         nothing = torch.full((*query.shape[:-2], 3, count), -torch.inf, dtype=torch.float64, device=query.device)
-        return query.new_zeros(query.shape[:-2], dtype=dtype), nothing
+        return query.new_zeros(query.shape[:-2], dtype=dtype), nothing, *no_gradient
     _, logits, compared, valid = _logits(query, key, row_mask, temperature, form, normalize, dtype)
     own = logits.diagonal(count, -2, -1)
     others = _log_sum_exp(torch.where(compared & ~_pairs(count, query.device), logits, -torch.inf))
     terms = torch.where(valid, -logsigmoid(torch.cat((own, own), -1) - others), 0.0)
     loss = terms.sum(-1) / valid.sum(-1).clamp(min=1)
     statistics = torch.cat((others.unflatten(-1, (2, count)), own.unsqueeze(-2)), -2).detach().double()
-    return loss, torch.where(valid[..., None, :count], statistics, -torch.inf)
+    statistics = torch.where(valid[..., None, :count], statistics, -torch.inf)
+    if not with_gradient:
+        return loss, statistics, *no_gradient
+    with torch.no_grad():
+        arguments = (query, key, row_mask, temperature, statistics, form, normalize)
+        return loss, statistics, *_gradients(torch.ones_like(loss), *arguments)
 
 
 def info_nce_backward(
@@ -69,6 +82,23 @@ def info_nce_backward(
     """
     if rank:
         return torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(temperature)
+    arguments = (query, key, row_mask, temperature, statistics, form, normalize)
+    grad_query, grad_key, grad_temperature = _gradients(grad_loss, *arguments)
+    by_temperature = grad_temperature.sum().reshape(temperature.shape)
+    return grad_query.to(query.dtype), grad_key.to(key.dtype), by_temperature.to(temperature.dtype)
+
+
+def _gradients(
+    grad_loss: Tensor,
+    query: Tensor,
+    key: Tensor,
+    row_mask: Tensor,
+    temperature: Tensor,
+    statistics: Tensor,
+    form: str,
+    normalize: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """In the type of the computation; that of the temperature is float64, one per group."""
     dtype = torch.promote_types(query.dtype, torch.float32)
     count = query.shape[-2]
     entries, logits, compared, valid = _logits(query, key, row_mask, temperature, form, normalize, dtype)
@@ -84,13 +114,13 @@ def info_nce_backward(
     to_entries = factor[..., None, None] * ((share + share.mT) @ entries)
 
     along = (entries * to_entries).sum(-1, keepdim=True)
-    grad_temperature = -along.double().sum() / (2 * temperature.double())
+    grad_temperature = -along.double().sum((-2, -1)).reshape(-1) / (2 * temperature.double())
     if normalize:
         length = torch.linalg.vector_norm(torch.cat((query, key), -2).to(dtype), dim=-1, keepdim=True)
         radial = torch.where(length < LEAST_LENGTH, 0.0, along)
         to_entries = (to_entries - radial * entries) / length.clamp(min=LEAST_LENGTH)
     grad_query, grad_key = torch.where(valid.unsqueeze(-1), to_entries, 0.0).tensor_split(2, -2)
-    return grad_query.to(query.dtype), grad_key.to(key.dtype), grad_temperature.to(temperature.dtype)
+    return grad_query.contiguous(), grad_key.contiguous(), grad_temperature
 
 
 def _logits(

@@ -22,7 +22,7 @@ def masked_bce_with_logits(
 ) -> tuple[Tensor, Tensor]:
     """Masked binary cross-entropy, as :func:`survcore.ops.masked_bce_with_logits` describes it.
 
-    An entry's loss is ``w t softplus(-x) + (1 - t) softplus(x)``; a part of weight 0 is 0 for infinite logits too.
+    An entry's loss is ``w t softplus(-x) + (1 - t) softplus(x)``; a part of weight 0 is 0 whatever the logit is.
 
     Returns:
         The losses, [V, M] or a scalar for reduction "mean" (float32 for half-precision logits), and the gradient of
@@ -39,9 +39,10 @@ def masked_bce_with_logits(
     of_negative = 1.0 - wanted
     of_positive = torch.where(wanted == 0, 0.0, wanted * weight)
     # softplus(y) as -logsigmoid(-y), which is stable in both tails for values and gradients.
-    negative = torch.where(of_negative == 0, 0.0, of_negative * -logsigmoid(-torch.where(of_negative == 0, 0.0, x)))
-    positive = torch.where(wanted == 0, 0.0, of_positive * -logsigmoid(torch.where(wanted == 0, 0.0, x)))
-    terms = torch.where(counted, negative + positive, 0.0)
+    of_the_negative = torch.where(of_negative == 0, 0.0, x)
+    of_the_positive = torch.where(of_positive == 0, 0.0, x)
+    terms = of_negative * -logsigmoid(-of_the_negative) + of_positive * -logsigmoid(of_the_positive)
+    terms = torch.where(counted, terms, 0.0)
 
     ranges = _ranges(boundaries, columns)
     sums = torch.stack([terms[..., part].sum((1, 2)) for part in ranges], 1)
@@ -52,7 +53,7 @@ def masked_bce_with_logits(
     losses = sums * share
     if with_gradient:
         with torch.no_grad():
-            slope = of_negative * torch.sigmoid(x) - of_positive * torch.sigmoid(-x)
+            slope = of_negative * torch.sigmoid(of_the_negative) - of_positive * torch.sigmoid(-of_the_positive)
             gradient = torch.where(counted, slope * _by_column(share, ranges), 0.0).reshape(logits.shape)
     else:
         gradient = values.new_empty(0)

@@ -18,6 +18,7 @@ def info_nce_arguments(
     temperature: float = 0.2,
     form: str = "cross_modal",
     normalize: bool = True,
+    with_gradient: bool = False,
 ) -> Arguments:
     """Random rows whose partners resemble them; without ``groups``, of one problem."""
     generator = torch.Generator().manual_seed(23)
@@ -26,13 +27,13 @@ def info_nce_arguments(
     key = 0.5 * query + torch.randn(shape, generator=generator)
     mask = torch.rand(shape[:-1], generator=generator) < 0.7 if masked else torch.empty(0, dtype=torch.bool)
     scale = torch.tensor([temperature], dtype=dtype)
-    return query.to(dtype), key.to(dtype), mask, scale, form, normalize, 0, 1
+    return query.to(dtype), key.to(dtype), mask, scale, form, normalize, 0, 1, with_gradient
 
 
 def _samples(dtype: torch.dtype) -> dict[str, Arguments]:
     samples = {
         "plain": info_nce_arguments(dtype, 9, 6),
-        "nt_xent": info_nce_arguments(dtype, 9, 6, form="nt_xent"),
+        "nt_xent": info_nce_arguments(dtype, 9, 6, form="nt_xent", with_gradient=True),
         "masked": info_nce_arguments(dtype, 12, 5, masked=True),
         "groups": info_nce_arguments(dtype, 7, 4, groups=3, masked=True),
         "nt_xent_groups": info_nce_arguments(dtype, 7, 4, groups=2, masked=True, form="nt_xent"),
@@ -52,7 +53,8 @@ def _samples(dtype: torch.dtype) -> dict[str, Arguments]:
     samples["chunks"] = info_nce_arguments(dtype, 530, 12, temperature=0.05)
     samples["masked_chunks"] = info_nce_arguments(dtype, 760, 10, masked=True, temperature=0.05)
     samples["nt_xent_chunks"] = info_nce_arguments(dtype, 530, 12, form="nt_xent", masked=True)
-    return samples
+    made = {f"{name}_made": (*arguments[:-1], not arguments[-1]) for name, arguments in samples.items()}
+    return samples | made
 
 
 def _extremes(dtype: torch.dtype) -> dict[str, Arguments]:
@@ -69,7 +71,7 @@ def _extremes(dtype: torch.dtype) -> dict[str, Arguments]:
     group_mask[1, 2] = True
     group_mask[2] = mask
     among = ("nt_xent", *options[2:])
-    return {
+    extremes = {
         "no_rows": info_nce_arguments(dtype, 0, 4),
         "no_rows_nt_xent": info_nce_arguments(dtype, 0, 4, form="nt_xent"),
         "no_groups": (grouped[0][:0], grouped[1][:0], everybody, *grouped[3:]),
@@ -87,6 +89,7 @@ def _extremes(dtype: torch.dtype) -> dict[str, Arguments]:
         "logits_of_a_thousand": (8 * query, 8 * key, everybody, *raw),
         "logits_far_apart": (query * torch.logspace(-3, 2, 6).unsqueeze(1).to(dtype), key, everybody, *raw),
     }
+    return extremes | {f"{name}_made": (*arguments[:-1], True) for name, arguments in extremes.items()}
 
 
 CASE = OpCase(
@@ -95,7 +98,7 @@ CASE = OpCase(
     reference_backward=reference.info_nce_backward,
     samples=_samples,
     extremes=_extremes,
-    large=lambda dtype: info_nce_arguments(dtype, 1500, 48, masked=True, form="nt_xent"),
+    large=lambda dtype: info_nce_arguments(dtype, 1500, 48, masked=True, form="nt_xent", with_gradient=True),
     differentiable=(0, 1, 3),
     differentiable_outputs=(0,),
 )
