@@ -59,7 +59,9 @@ class BenchmarkCase:
         computes_in: provider -> the type that it computes in whatever it is given: its error is allowed to be of that.
         latency: providers that are timed alone, call by call, on an idle machine and beside a busy neighbour.
         table: sizes that a table for readers shows; empty: all.
-        bars: size -> milliseconds of forward and backward (of forward, where there is no gradient) that are aimed at.
+        also: further types that a run of everything takes.
+        bars: size -> milliseconds of forward and backward (of forward, where there is no gradient) that are aimed at in
+            the usual type, or (size, type) -> milliseconds in another one.
         curve: sizes that differ in one number only, ``axis``, in rising order: time and memory are drawn over it.
         axis: the keyword of ``inputs`` that is that number.
     """
@@ -77,7 +79,8 @@ class BenchmarkCase:
     computes_in: dict[str, torch.dtype] = field(default_factory=dict)
     latency: tuple[str, ...] = ()
     table: tuple[str, ...] = ()
-    bars: dict[str, float] = field(default_factory=dict)
+    also: tuple[str, ...] = ()
+    bars: dict[str | tuple[str, str], float] = field(default_factory=dict)
     curve: tuple[str, ...] = ()
     axis: str = "rows"
 

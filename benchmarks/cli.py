@@ -20,11 +20,12 @@ def bench() -> None:
 def list_cases() -> None:
     """Name the ops that can be run, with their providers and sizes."""
     from survcore.benchmarks.cases import CASES
+    from survcore.benchmarks.runner import chosen
 
     for case in CASES.values():
-        click.echo(f"{case.name}")
-        click.echo(f"  providers: {', '.join((*case.providers, *case.context))}")
-        click.echo(f"  sizes: {', '.join(case.sizes)}")
+        click.echo(case.name)
+        click.echo(f"  providers: {' | '.join((*chosen(case, ()), *case.context))}")
+        click.echo(f"  sizes: {' | '.join(case.sizes)}")
 
 
 @bench.command("run")
@@ -33,7 +34,9 @@ def list_cases() -> None:
     "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where the op runs."
 )
 @click.option(
-    "--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Type of the floating inputs."
+    "--dtype",
+    type=click.Choice(DTYPES),
+    help="Type of the floating inputs. If not given, each op's usual one, and what else its tables show.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; torch's own number if not given.")
 @click.option("--quick", is_flag=True, help="Small sizes and short timing.")
@@ -51,7 +54,7 @@ def list_cases() -> None:
 def run(
     ops: tuple[str, ...],
     device: str,
-    dtype: str,
+    dtype: str | None,
     threads: int | None,
     quick: bool,
     against: tuple[str, ...],
@@ -82,19 +85,23 @@ def run(
     roofs: dict[str, Any] = {}
     for op in ops or CASES:
         case, module = CASES[op], MODULES[op].__name__
-        own = case.usual_dtype if case.dtype else dtype
-        settings = Settings(device, own, threads, against, quick)
-        context = results.context(device, own, threads)
-        if own not in roofs:
-            roofs[own] = roofs_of(module, settings)
-            click.echo(" · ".join(f"{name} {value}" for name, value in context.items() if not isinstance(value, dict)))
-            click.echo("\n".join(roof_lines(roofs[own])))
-        found = [roof_record(op, roofs[own], context)]
-        for report in run_case(module, case, settings, roofs[own]):
-            click.echo("\n" + "\n".join(lines(report)))
-            found.extend(records(report, context))
-        if out:
-            click.echo(f"\n{results.write(out, op, device, own, found)}")
+        usual = (case.usual_dtype, *case.also)
+        for own in (case.usual_dtype,) if case.dtype else (dtype,) if dtype else usual:
+            settings = Settings(device, own, threads, against, quick)
+            context = results.context(device, own, threads, quick, against)
+            if own not in roofs:
+                roofs[own] = roofs_of(module, settings)
+                facts = {name: value for name, value in context.items() if isinstance(value, str | int)}
+                click.echo(" · ".join(f"{name} {value}" for name, value in facts.items()))
+                click.echo("\n".join(roof_lines(roofs[own])))
+            found = [roof_record(op, roofs[own], context)]
+            for report in run_case(module, case, settings, roofs[own]):
+                click.echo("\n" + "\n".join(lines(report)))
+                found.extend(records(report, context))
+                if out:
+                    path = results.write(out, op, device, own, found)
+            if out:
+                click.echo(f"\n{path}")
 
 
 @bench.command("report")

@@ -46,7 +46,10 @@ def _torchsurv(time: np.ndarray, event: np.ndarray, risk: np.ndarray) -> float:
 
 CASE = BenchmarkCase(
     name="concordance_index",
-    sizes={name: {"rows": rows} for name, rows in [("1k", 10**3), ("100k", 10**5), ("1M", 10**6), ("10M", 10**7)]},
+    sizes={
+        name: {"rows": rows}
+        for name, rows in [("1k", 10**3), ("10k", 10**4), ("100k", 10**5), ("1M", 10**6), ("10M", 10**7)]
+    },
     quick=("1k", "100k"),
     inputs=_inputs,
     dtype=torch.float64,
@@ -60,5 +63,5 @@ CASE = BenchmarkCase(
     oracle="coxdev",
     work=read_once,
     bars={"100k": 5.0},
-    curve=("1k", "100k", "1M", "10M"),
+    curve=("1k", "10k", "100k", "1M", "10M"),
 )

@@ -114,5 +114,6 @@ CASE = BenchmarkCase(
     oracles={"eager, joint": "eager, joint"},
     work=_work,
     latency=("survcore", "eager"),
-    bars={_name(_BASE): 10.0},
+    also=("bfloat16",),
+    bars={_name(_BASE): 10.0, (_name(_BASE), "bfloat16"): 6.0},
 )

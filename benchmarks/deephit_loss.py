@@ -31,46 +31,49 @@ def _survcore(logits: Tensor, time_bin: Tensor, event: Tensor) -> Tensor:
 
 
 class _Terms:
-    """What every form in plain PyTorch begins with: the likelihood, F as [B, C], and each row's own column."""
+    """What every form in plain PyTorch begins with: the likelihood, F as [B, R, K], and each row's own column."""
 
     def __init__(self, logits: Tensor, time_bin: Tensor, event: Tensor) -> None:
         rows, bins = logits.shape[0], logits.shape[-1]
         flat = logits.flatten(1)
-        bin_of_column = torch.arange(flat.shape[1], device=logits.device) % bins
-        log_p = torch.cat((flat, flat.new_zeros(rows, 1)), 1).log_softmax(1)
+        p = torch.cat((flat, flat.new_zeros(rows, 1)), 1).softmax(1)
+        by_cause = p[:, :-1].view(rows, -1, bins)
+        bin_of = torch.arange(bins, device=logits.device)
+        own_bin = time_bin.view(-1, 1, 1)
         self.observed = event > 0
         self.own = (event - 1).clamp(min=0) * bins + time_bin
-        self.cumulative = log_p[:, :-1].exp().view(rows, -1, bins).cumsum(2).flatten(1)
-        # The censored row's own bin and those before it; the column beyond the horizon is never among them.
-        before = torch.nn.functional.pad(bin_of_column <= time_bin.unsqueeze(1), (0, 1))
-        later = log_p.masked_fill(before, -torch.inf).logsumexp(1)
-        own = log_p.gather(1, self.own.unsqueeze(1)).squeeze(1)
-        self.likelihood = -torch.where(self.observed, own, later).mean()
-        self.compared_bins = torch.where(self.observed, time_bin, time_bin + 1).unsqueeze(1)
-        self.bin_of_column = bin_of_column
+        self.cumulative = by_cause.cumsum(2)
+        own = self.own.unsqueeze(1)
+        later = (by_cause * (bin_of > own_bin)).sum((1, 2)) + p[:, -1]
+        self.likelihood = -torch.where(self.observed, p.gather(1, own).squeeze(1), later).log().mean()
+        self.of_own = self.cumulative.flatten(1).gather(1, own).squeeze(1)
+        # Compared at bins before the own one, after censoring at that too.
+        self.compared_before = torch.where(self.observed, time_bin, time_bin + 1)
 
 
 def _eager(logits: Tensor, time_bin: Tensor, event: Tensor) -> Tensor:
     """The ranking term as a sum over bins: exp(F_j / sigma) of the rows compared, times exp(-F_i / sigma)."""
     terms = _Terms(logits, time_bin, event)
-    compared = terms.bin_of_column < terms.compared_bins
+    compared = torch.arange(logits.shape[-1], device=logits.device) < terms.compared_before.view(-1, 1, 1)
     # 1 / sigma is small enough for one shift to do.
-    sums = torch.where(compared, ((terms.cumulative - 0.5) / SIGMA).exp(), 0.0).sum(0)
-    own = terms.cumulative.gather(1, terms.own.unsqueeze(1)).squeeze(1)
-    ranking = torch.where(terms.observed, ((0.5 - own) / SIGMA).exp() * sums[terms.own], 0.0).sum()
+    sums = (((terms.cumulative - 0.5) / SIGMA).exp() * compared).sum(0).flatten()
+    ranking = (((0.5 - terms.of_own) / SIGMA).exp() * sums[terms.own] * terms.observed).sum()
     return ALPHA * terms.likelihood + (1 - ALPHA) * ranking / len(logits) ** 2
 
 
 def _pairs(logits: Tensor, time_bin: Tensor, event: Tensor) -> Tensor:
     """The same with a table of all pairs of rows, as it is written in the paper."""
+    _refuse_above_most_rows(logits)
+    terms = _Terms(logits, time_bin, event)
+    others = terms.cumulative.flatten(1)[:, terms.own]  # [j, i]
+    later = (time_bin < terms.compared_before.unsqueeze(1)) & terms.observed
+    ranking = torch.where(later, ((others - terms.of_own) / SIGMA).exp(), 0.0).mean()
+    return ALPHA * terms.likelihood + (1 - ALPHA) * ranking
+
+
+def _refuse_above_most_rows(logits: Tensor) -> None:
     if len(logits) > MOST_ROWS_OF_PAIRS:
         raise LeftOut(f"a table of {len(logits)} x {len(logits)} pairs")
-    terms = _Terms(logits, time_bin, event)
-    others = terms.cumulative[:, terms.own]  # [j, i]
-    own = terms.cumulative.gather(1, terms.own.unsqueeze(1)).squeeze(1)
-    later = (time_bin < terms.compared_bins) & terms.observed
-    ranking = torch.where(later, ((others - own) / SIGMA).exp(), 0.0).mean()
-    return ALPHA * terms.likelihood + (1 - ALPHA) * ranking
 
 
 def _compiled_pairs(logits: Tensor, time_bin: Tensor, event: Tensor) -> Tensor:
@@ -84,40 +87,39 @@ def _compiler() -> Provider:
 
 def _pycox(logits: Tensor, time_bin: Tensor, event: Tensor) -> Tensor:
     """With the table of pairs that its data loader makes of each batch."""
-    if len(logits) > MOST_ROWS_OF_PAIRS:
-        raise LeftOut(f"a table of {len(logits)} x {len(logits)} pairs")
-    if logits.dim() == 3:
-        raise LeftOut("one cause only")
+    _refuse_above_most_rows(logits)
     if logits.dtype != torch.float32:
         raise LeftOut("float32 only")
-    loss, pair_rank_mat = _pycox_functions()
-    indicator = event.to(logits.dtype)
-    pairs = torch.from_numpy(pair_rank_mat(time_bin.numpy(), indicator.numpy()))
-    return loss(logits, time_bin, indicator, pairs)
+    single, several, pair_rank_mat = _pycox_functions()
+    if logits.dim() == 2:
+        indicator = event.to(logits.dtype)
+        pairs = torch.from_numpy(pair_rank_mat(time_bin.numpy(), indicator.numpy()))
+        return single(logits, time_bin, indicator, pairs)
+    pairs = torch.from_numpy(pair_rank_mat(time_bin.numpy(), (event > 0).to(logits.dtype).numpy()))
+    return several(logits, time_bin, event, pairs)
 
 
 @cache
-def _pycox_functions() -> tuple[Callable[..., Tensor], Callable[..., Any]]:
+def _pycox_functions() -> tuple[Callable[..., Tensor], Callable[..., Tensor], Callable[..., Any]]:
     from pycox.models.data import pair_rank_mat
-    from pycox.models.loss import DeepHitSingleLoss
+    from pycox.models.loss import DeepHitLoss, DeepHitSingleLoss
 
-    return DeepHitSingleLoss(ALPHA, SIGMA), pair_rank_mat
+    return DeepHitSingleLoss(ALPHA, SIGMA), DeepHitLoss(ALPHA, SIGMA), pair_rank_mat
 
 
 def _work(passes: str, logits: Tensor, time_bin: Tensor, event: Tensor) -> Work:
-    """Two exponentials per logit and a logarithm per row; the logits must be read again for the gradient."""
-    elements, rows = logits.numel(), len(logits)
-    logits_bytes = elements * logits.element_size()
-    columns_bytes = rows * (time_bin.element_size() + event.element_size())
-    sums = 8.0 * elements  # of the softmax, of F, of the likelihood's outcomes and of the rows compared
+    """An exponential per logit, one per bin that a row is compared at, two per row.
+
+    The gradient needs the sums over all rows first: the logits are read twice for it.
+    """
+    causes = logits.shape[1] if logits.dim() == 3 else 1
+    compared = causes * int((time_bin + (event == 0)).clamp(max=logits.shape[-1]).sum())
+    columns = time_bin.nbytes + event.nbytes
+    exponentials = logits.numel() + compared + 2 * len(logits)
     if passes == "forward":
-        return Work(bytes=logits_bytes + columns_bytes, operations=sums, exponentials=2 * elements + rows)
-    return Work(
-        bytes=3 * logits_bytes + 2 * columns_bytes,
-        operations=2 * sums,
-        exponentials=2 * elements + rows,
-        held=logits_bytes,
-    )
+        return Work(logits.nbytes + columns, operations=4.0 * logits.numel(), exponentials=exponentials)
+    bytes_moved = 3 * logits.nbytes + 2 * columns
+    return Work(bytes_moved, operations=8.0 * logits.numel(), exponentials=exponentials, held=logits.nbytes)
 
 
 CASE = BenchmarkCase(
@@ -142,7 +144,7 @@ CASE = BenchmarkCase(
         "survcore": _survcore,
         "eager": _eager,
         "all pairs": _pairs,
-        "compiled": _compiled_pairs,
+        "all pairs, compiled": _compiled_pairs,
         "pycox": _pycox,
     },
     work=_work,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from survcore.benchmarks.case import BenchmarkCase, Inputs, LeftOut, Work, leaf
 from survcore.ops import discrete_hazard_nll
@@ -23,11 +23,11 @@ def _inputs(dtype: torch.dtype, device: str, *, rows: int, bins: int) -> Inputs:
 
 
 def _eager(logits: Tensor, time_bin: Tensor, event: Tensor) -> Tensor:
-    """Masked softplus: the fastest form in plain PyTorch."""
-    bins = torch.arange(logits.shape[1], device=logits.device)
+    """Binary cross-entropy with weight 0 after the row's own bin: the fastest form in plain PyTorch."""
     own = time_bin.unsqueeze(1)
-    signed = torch.where((bins == own) & (event != 0).unsqueeze(1), -logits, logits)
-    return (softplus(signed) * (bins <= own)).sum() / logits.shape[0]
+    target = torch.zeros_like(logits).scatter_(1, own, event.unsqueeze(1))
+    weight = (torch.arange(logits.shape[1], device=logits.device) <= own).to(logits.dtype)
+    return binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="sum") / len(logits)
 
 
 def _pycox(logits: Tensor, time_bin: Tensor, event: Tensor) -> Tensor:

@@ -13,7 +13,11 @@ from survcore.files import replacing
 
 def curve_records(case: BenchmarkCase, records: list[Record]) -> list[Record]:
     """The records that a case's figure shows, by provider and size."""
-    records = [record for record in records if record["op"] == case.name and record["dtype"] == case.usual_dtype]
+    records = [
+        record
+        for record in records
+        if record["op"] == case.name and record["dtype"] == case.usual_dtype and record["on"] == "cpu"
+    ]
     passes = {record["passes"] for record in records if "passes" in record}
     shown = "forward and backward" if "forward and backward" in passes else "forward"
     return [

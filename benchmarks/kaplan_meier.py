@@ -55,8 +55,11 @@ def _at_grid(times: np.ndarray, survival: np.ndarray) -> np.ndarray:
 
 CASE = BenchmarkCase(
     name="kaplan_meier",
-    sizes={name: {"rows": rows} for name, rows in [("10k", 10**4), ("1M", 10**6), ("10M", 10**7)]},
-    quick=("10k",),
+    sizes={
+        name: {"rows": rows}
+        for name, rows in [("1k", 10**3), ("10k", 10**4), ("100k", 10**5), ("1M", 10**6), ("10M", 10**7)]
+    },
+    quick=("1k",),
     inputs=_inputs,
     dtype=torch.float64,
     providers={
@@ -69,5 +72,5 @@ CASE = BenchmarkCase(
     oracle="numpy",
     work=read_once,
     bars={"1M": 15.0},
-    curve=("10k", "1M", "10M"),
+    curve=("1k", "10k", "100k", "1M", "10M"),
 )

@@ -32,16 +32,16 @@ def _survcore_floating_target(logits: Tensor, _: Tensor, target: Tensor, mask: T
 
 
 def _eager(logits: Tensor, _: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """The mask as weight: the fastest plain form."""
+    _fits(logits)
+    return binary_cross_entropy_with_logits(logits, target, weight=mask, reduction="sum") / (mask.sum() + 1e-8)
+
+
+def _times_mask(logits: Tensor, _: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """All entries' losses times the mask, as Surv-M2AC's released code has it."""
     _fits(logits)
     terms = binary_cross_entropy_with_logits(logits, target, reduction="none")
     return (terms * mask).sum() / (mask.sum() + 1e-8)
-
-
-def _weighted_by_the_mask(logits: Tensor, _: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    _fits(logits)
-    total = binary_cross_entropy_with_logits(logits, target, weight=mask.to(logits.dtype), reduction="sum")
-    return total / (mask.sum() + 1e-8)
 
 
 def _boolean_indexing(logits: Tensor, _: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def _work(passes: str, logits: Tensor, target: Tensor, _: Tensor, mask: Tensor) 
     entries = logits.numel()
     marks = target.element_size() + mask.element_size()
     gradients = logits.element_size() if passes == "both" else 0
-    return Work(entries * (logits.element_size() + marks + gradients), exponentials=entries)
+    return Work(entries * (logits.element_size() + marks + gradients), exponentials=int(mask.sum()))
 
 
 CASE = BenchmarkCase(
@@ -77,7 +77,7 @@ CASE = BenchmarkCase(
         "survcore": _survcore,
         "survcore, floating target": _survcore_floating_target,
         "eager": _eager,
-        "weight=mask": _weighted_by_the_mask,
+        "times mask": _times_mask,
         "x[mask]": _boolean_indexing,
     },
     work=_work,

@@ -25,7 +25,7 @@ def _eager(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Mean per patch, times the mask, as masked autoencoders have it."""
     if prediction.numel() > _LARGEST_EAGER:
         raise LeftOut("its temporaries need several GB")
-    return ((prediction - target).square().mean(-1) * mask).sum() / mask.sum()
+    return (mse_loss(prediction, target, reduction="none").mean(-1) * mask).sum() / mask.sum()
 
 
 def _boolean_indexing(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:

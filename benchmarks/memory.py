@@ -19,9 +19,10 @@ _CLEAR = Path("/proc/self/clear_refs")
 def peak_extra_bytes(call: Callable[[], Any], device: str) -> int | None:
     """Bytes that were in use at the peak of a call beyond those before it and those of its results.
 
-    On the CPU the call runs on a thread that has kept nothing of earlier calls, neither of the allocator's nor of a
-    kernel's scratch memory, and the peak is that of the process's resident pages: None where the kernel of the system
-    does not tell it, and 0 is any amount below what a page or two can show.
+    On the CPU the call runs on a thread of its own, which has no scratch memory of earlier calls, while the allocator
+    takes every block of 64 KB or more from the system and gives it back: what the call takes, smaller blocks and memory
+    kept from earlier calls aside, is what the process's resident pages rise by. None where the system does not tell.
+    The stacks and tables of the thread itself are some 50 KB.
     """
     if device == "cuda":
         torch.cuda.synchronize()
@@ -37,13 +38,25 @@ def peak_extra_bytes(call: Callable[[], Any], device: str) -> int | None:
     return found[0] if found else None
 
 
+# Of glibc's mallopt, and the values that its own adjustment ends at.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGEST_MMAP_THRESHOLD = 32 << 20
+
+
 def _peak_of_process(call: Callable[[], Any]) -> int | None:
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # pages that the allocator kept would be used again, unseen
-        _CLEAR.write_text("5")  # the peak begins anew
-        before = _resident("VmRSS")
-        results = _size(call())
-        return max(0, _resident("VmHWM") - before - results)
+        allocator = ctypes.CDLL(None)
+        try:
+            allocator.mallopt(_MMAP_THRESHOLD, 1 << 16)
+            allocator.mallopt(_TRIM_THRESHOLD, 0)
+            allocator.malloc_trim(0)
+            _CLEAR.write_text("5")  # the peak begins anew
+            before = _resident("VmRSS")
+            results = _size(call())
+            return max(0, _resident("VmHWM") - before - results)
+        finally:
+            allocator.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+            allocator.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_MMAP_THRESHOLD)
     except (AttributeError, OSError):
         return None
 

@@ -29,14 +29,12 @@ def of_project(root: Path) -> list[Path]:
 def write(pages: Iterable[Path], results: Path) -> list[Path]:
     """Write every table and figure anew; what was changed."""
     records = read(results)
-    changed = []
-    for page in pages:
-        text = page.read_text()
-        new = with_tables(text, records, CASES)
-        if new != text:
-            with replacing(page) as temporary:
-                temporary.write_text(new)
-            changed.append(page)
+    texts = {page: page.read_text() for page in pages}
+    new = {page: with_tables(text, records, CASES) for page, text in texts.items()}
+    changed = [page for page, text in texts.items() if new[page] != text]
+    for page in changed:
+        with replacing(page) as temporary:
+            temporary.write_text(new[page])
     for op, path in _figures(records, results).items():
         if not _shows(path, op, records):
             draw(CASES[op], records, path)

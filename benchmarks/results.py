@@ -17,20 +17,23 @@ from survcore.files import replacing
 
 Record = dict[str, Any]
 
-_FIELDS = {"op", "measured", "device", "dtype", "threads", "run", "peers"}
+_FIELDS = {"op", "measured", "device", "dtype", "threads", "run", "peers", "on", "quick", "against"}
 _TIMED = {"size", "provider", "rival", "passes", "median", "p20", "p80"}
 _PEERS = ("pycox", "torchsurv", "coxdev", "scikit-survival", "lifelines")
 
 
-def context(device: str, dtype: str, threads: int) -> Record:
-    """What belongs to every record of a run: device, threads, versions, commit, date."""
+def context(device: str, dtype: str, threads: int, quick: bool = False, against: tuple[str, ...] = ()) -> Record:
+    """What belongs to every record of a run: device, threads, versions, commit, date, and whether it was a part."""
     facts = {
+        "on": device,
         "device": device_name(device),
         "threads": threads,
         "dtype": dtype,
         "survcore": survcore.__version__,
         "commit": _commit(),
         "torch": torch.__version__,
+        "quick": quick,
+        "against": list(against),
         "run": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
     }
     if device == "cuda":
@@ -60,6 +63,8 @@ def read(source: Path) -> list[Record]:
         for number, line in enumerate(path.read_text().splitlines(), start=1):
             try:
                 record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise ValueError("it is no object")
                 missing = _FIELDS - set(record)
                 if record.get("measured") == "in turns":
                     missing |= _TIMED - set(record)

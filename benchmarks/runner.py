@@ -141,37 +141,28 @@ def _run_size(
     oracles: dict[str, ProviderProcess],
     folder: Path,
 ) -> Report:
-    ready: set[str] = set()
+    exact = _Oracles(case, size, oracles)
     results = []
     work: dict[str, Work] = {}
+    values = folder / "values"
     for name, process in processes.items():
-        source = case.oracles.get(name, case.oracle)
         result = Result(name, name not in case.context, Agreement())
         try:
             process.ask("prepare", size)
             work = work or process.ask("work")
-            process.ask("write_values", folder / "values")
-            if source not in ready:
-                oracles[source].ask("prepare", size)
-                ready.add(source)
-            result.agreement = oracles[source].ask("compare", folder / "values", name)
+            process.ask("write_values", values)
+            result.agreement = exact.compare(values, name)
             if not result.agreement.problem:
                 result.memory = process.ask("memory")
         except ProviderProblem as problem:
             result.agreement = Agreement(str(problem))
+        values.unlink(missing_ok=True)
         results.append(result)
-    for source in ready:
-        oracles[source].ask("forget")
+    exact.forget()
     for rival in (True, False):
         _time([result for result in results if result.rival == rival], processes, settings)
-    return Report(
-        op=case.name,
-        size=size,
-        results=results,
-        work=work,
-        roofs=roofs,
-        latencies=_latencies(case, size, results, processes, settings),
-    )
+    latencies = _latencies(case, size, results, processes, settings)
+    return Report(case.name, size, results, work, roofs, latencies)
 
 
 def _time(results: list[Result], processes: dict[str, ProviderProcess], settings: Settings) -> None:
@@ -198,13 +189,47 @@ def _time(results: list[Result], processes: dict[str, ProviderProcess], settings
                 result.spreads |= {name: spread(values) for name, values in samples[result.provider].items()}
 
 
+class _Oracles:
+    """The oracles of a case at one size, each made ready when it is first needed."""
+
+    def __init__(self, case: BenchmarkCase, size: str, processes: dict[str, ProviderProcess]) -> None:
+        self._case, self._size, self._processes = case, size, processes
+        self._problems: dict[str, str] = {}
+
+    def compare(self, values: Path, provider: str) -> Agreement:
+        """Values that a provider wrote, against its oracle's."""
+        source = self._case.oracles.get(provider, self._case.oracle)
+        process = self._processes[source]
+        try:
+            if source not in self._problems:
+                self._problems[source] = ""
+                process.ask("prepare", self._size)
+            if not self._problems[source]:
+                return process.ask("compare", values, provider)
+        except ProviderProblem as problem:
+            self._problems[source] = str(problem)
+        return Agreement(f"unchecked: {source} in float64 {self._problems[source]}")
+
+    def forget(self) -> None:
+        for source, problem in self._problems.items():
+            if not problem:
+                self._processes[source].ask("forget")
+
+
 def _latencies(
     case: BenchmarkCase, size: str, results: list[Result], processes: dict[str, ProviderProcess], settings: Settings
 ) -> list[Latency]:
     if size != next(iter(case.sizes)) or settings.device != "cpu":
         return []
-    sound = {result.provider for result in results if not result.agreement.problem}
-    return [processes[name].ask("latency", *settings.latency_limits) for name in case.latency if name in sound]
+    found = []
+    for result in results:
+        if result.provider in case.latency and not result.agreement.problem:
+            try:
+                found.append(processes[result.provider].ask("latency", *settings.latency_limits))
+            except ProviderProblem as problem:
+                result.agreement = Agreement(str(problem))
+                result.spreads = {}
+    return found
 
 
 def chosen(case: BenchmarkCase, against: tuple[str, ...]) -> list[str]:

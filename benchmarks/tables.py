@@ -30,17 +30,24 @@ def with_tables(text: str, records: list[Record], cases: dict[str, BenchmarkCase
     """The text with each table written anew.
 
     Raises:
-        ValueError: a marker names no op, or one without results.
+        ValueError: a marker names no op, or one without results; there is no marker, or one without its end; results
+            are of a quick run, of some rivals only, or of several numbers of threads.
     """
+    partial = sorted({record["op"] for record in records if record["quick"] or record["against"]})
+    if partial:
+        raise ValueError(f"results of a part (--quick or --against) are not for pages: {', '.join(partial)}")
+    records = [record for record in records if record["on"] == "cpu"]
+    if not names_in(text) or text.count("<!-- bench") != len(names_in(text)):
+        raise ValueError("expected lines <!-- bench NAME --> with <!-- /bench --> after each")
 
     def table(match: re.Match[str]) -> str:
-        name, dtype = match[2], match[3]  # after "latency" an op
+        name, qualifier = match[2], match[3]
         if name == "bars":
             lines = bars_table(records, cases)
         elif name == "latency":
-            lines = latency_table([record for record in records if dtype in (None, record["op"])])
+            lines = latency_table([record for record in records if qualifier in (None, record["op"])])
         elif name in cases:
-            lines = op_table(cases[name], _of(cases[name], records, dtype))
+            lines = op_table(cases[name], _of(cases[name], records, qualifier))
         else:
             raise ValueError(f"marker 'bench {name}': expected 'bars', 'latency' or one of {', '.join(cases)}")
         return match[1] + "\n".join(lines) + "\n" + match[5]
@@ -52,7 +59,9 @@ def op_table(case: BenchmarkCase, records: list[Record]) -> list[str]:
     """One row per size: milliseconds of every provider, and what survcore's are beside the fastest other and a roof."""
     found = _main(records)
     if not found:
-        raise ValueError(f"no results of {case.name}: `survcore bench run {case.name} --out FOLDER` makes them")
+        raise ValueError(
+            f"no results of {case.name} in this type: `survcore bench run {case.name} --out FOLDER` makes them"
+        )
     problems = {
         (record["size"], record["provider"]): record["problem"]
         for record in records
@@ -94,18 +103,21 @@ def bars_table(records: list[Record], cases: dict[str, BenchmarkCase]) -> list[s
     runs: list[Record] = []
     fastest_others: set[str] = set()
     for case in cases.values():
-        timed = _main(_of(case, records))
-        for size, bar in case.bars.items():
+        for key, bar in case.bars.items():
+            size, dtype = key if isinstance(key, tuple) else (key, case.usual_dtype)
+            timed = _main(_of(case, records, dtype))
             found = {provider: record for (of, provider), record in timed.items() if of == size}
+            shown = size if dtype == case.usual_dtype else f"{size}, {dtype}"
             if "survcore" not in found:
+                rows.append([case.name, shown, f"{bar:g}", _problem(records, case.name, size, dtype), "", "", ""])
                 continue
             ours = found["survcore"]
             runs.append(ours)
             fastest = ours.get("fastest_rival", "")
             fastest_others.add(fastest)
             other = f"{milliseconds(found[fastest]['median'])} ({fastest})" if fastest else ""
-            rows.append([case.name, size, f"{bar:g}", milliseconds(ours["median"]), other, _ratio(ours), _share(ours)])
-    if not rows:
+            rows.append([case.name, shown, f"{bar:g}", milliseconds(ours["median"]), other, _ratio(ours), _share(ours)])
+    if not runs:
         raise ValueError("no results of any size that a bar is set for")
     header = ["op", "size", "bar, ms", "survcore, ms", "fastest other, ms", "against it", "of the roof"]
     return [
@@ -113,6 +125,15 @@ def bars_table(records: list[Record], cases: dict[str, BenchmarkCase]) -> list[s
         "",
         _conditions(runs, fastest_others, _MILLISECONDS),
     ]
+
+
+def _problem(records: list[Record], op: str, size: str, dtype: str) -> str:
+    """Why survcore has no time there."""
+    for record in records:
+        where = (record["op"], record.get("size"), record["dtype"], record.get("provider"))
+        if record["measured"] == "problem" and where == (op, size, dtype, "survcore"):
+            return record["problem"].split(":")[0]
+    return "not run"
 
 
 def latency_table(records: list[Record]) -> list[str]:
@@ -174,14 +195,17 @@ def _memory(ours: Record, others: list[Record]) -> str:
 
 def _conditions(runs: list[Record], providers: Iterable[str], *facts: str) -> str:
     """The sentence below a table: what was measured where, when and with which versions."""
-    first = runs[0]
+    threads = {run["threads"] for run in runs}
+    if len(threads) > 1:
+        raise ValueError(f"results of {' and '.join(map(str, sorted(threads)))} threads do not belong into one table")
 
     def all_of(name: str) -> str:
         return " and ".join(sorted({str(run[name]) for run in runs if run.get(name)}))
 
     survcore = f"survcore {all_of('survcore')}" + (f" ({all_of('commit')})" if all_of("commit") else "")
-    took_part = [f"{name} {version}" for name, version in first["peers"].items() if name in providers]
-    where = f"{all_of('device')}, {first['threads']} thread{'s' if first['threads'] > 1 else ''}"
+    versions = {f"{name} {version}": name for run in runs for name, version in run["peers"].items()}
+    took_part = [text for text, name in versions.items() if name in providers]
+    where = f"{all_of('device')}, {all_of('threads')} thread{'s' if threads != {1} else ''}"
     dates = " and ".join(sorted({run["run"][:10] for run in runs}))
     return ", ".join([*facts, where, survcore, f"torch {all_of('torch')}", *took_part, dates]) + "."
 

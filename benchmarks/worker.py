@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import logging
 import os
 import resource
+import signal
+import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -91,6 +94,8 @@ def serve(
 
     Answers are ``("done", result)`` or ``("problem", why)``.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run that started this one ends it
+    _end_with_parent()
     torch.set_num_threads(threads)
     if device == "cpu":
         _limit_memory()
@@ -108,10 +113,18 @@ def serve(
         connection.send(answer)
 
 
+def _end_with_parent() -> None:
+    """Ask for SIGKILL when the process that started this one is gone, where the system has such a request."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def _limit_memory() -> None:
     """Let who asks for three quarters of the machine's memory fail, before the system kills whom it likes."""
     most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
-    resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard == resource.RLIM_INFINITY or most < hard:
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
 def _provider(case: BenchmarkCase, name: str) -> Provider:
