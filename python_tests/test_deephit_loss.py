@@ -10,7 +10,9 @@ from torch import Tensor
 
 from survcore.losses import DeepHitLoss
 from survcore.ops import deephit_loss
-from survcore.testing.deephit_loss import deephit_arguments
+from survcore.reference import deephit_loss as reference
+from survcore.testing import assert_close_to_oracle, convert
+from survcore.testing.deephit_loss import CASE, deephit_arguments
 
 LOGITS = torch.tensor([[0.2, -1.0, 0.7], [1.5, 0.3, -0.4], [-2.0, 0.1, 0.9], [0.4, 0.6, -0.5]], dtype=torch.float64)
 TIME_BIN = torch.tensor([1, 0, 1, 2])
@@ -54,6 +56,22 @@ def test_formula_written_out(logits: Tensor, event: Tensor, sigma: float) -> Non
         for alpha in (0.0, 0.2, 1.0):
             loss = deephit_loss(scale * logits, TIME_BIN, event, alpha=alpha, sigma=sigma, weights=weights)
             assert loss.item() == pytest.approx(alpha * likelihood + (1 - alpha) * ranking, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, name) for kind in ("samples", "extremes") for name in getattr(CASE, kind)(torch.float64)],
+)
+def test_ranking_over_bins_is_that_over_pairs(kind: str, name: str, dtype: torch.dtype) -> None:
+    """The form that serves devices without a kernel, beside the one that is the oracle."""
+    arguments = getattr(CASE, kind)(dtype)[name]
+    actual = reference.deephit_loss(*arguments)
+    pairs = reference.deephit_loss_over_pairs(*arguments)
+    oracle = reference.deephit_loss_over_pairs(*convert(arguments, torch.float64))
+    for what, a, p, o in zip(("loss", "gradient"), actual, pairs, oracle, strict=True):
+        assert a.dtype == p.dtype
+        assert_close_to_oracle(a, o, p, dtype, what)
 
 
 def test_without_weights_all_are_one() -> None:
@@ -100,6 +118,52 @@ def test_likelihood_is_exact_where_probabilities_vanish() -> None:
     loss.backward()
     third = 1 / 6
     torch.testing.assert_close(logits.grad, torch.tensor([[0.5, -0.5, 0.0], [0.5, -third, -third]]))
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.025, 0.01])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_likelihood_gradient_beside_a_far_larger_ranking_gradient(dtype: torch.dtype, sigma: float) -> None:
+    """A row censored where its probability is 1: its place in the ranking cannot change, its likelihood can."""
+    logits = torch.tensor([[40.0, 0.0], [-40.0, 0.0], [0.0, 0.0]], dtype=dtype, requires_grad=True)
+    deephit_loss(logits, torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0]), alpha=0.2, sigma=sigma).backward()
+    # The loss of the first row is x_0 - log(exp(x_1) + 1).
+    assert logits.grad[0, 0].item() == pytest.approx(0.2 / 3, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("nothing", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("bins", "event", "alpha", "sigma"),
+    [
+        ([0, 1, 2, -1], [1, 0, 1, 0], 0.2, 0.1),
+        ([0, 1, 2, 0], [1, 0, 1, 1], 0.2, 0.1),
+        ([1, 2, 2, 0], [1, 0, 1, 0], 0.2, 0.1),
+        ([0, 1, 2, 2], [1, 0, 1, 0], 1.0, 0.1),
+        ([0, 1, 2, 2], [0, 0, 0, 1], 0.2, 0.1),
+        ([0, 1, 2, -1], [1, 0, 1, 0], 0.2, 0.001),
+        ([0, 1, 2, 0], [1, 0, 1, 1], 0.2, 0.001),
+        ([0, 1, 2, 2], [1, 0, 1, 0], 1.0, 0.001),
+    ],
+    ids=["padding", "first_bin", "before_events", "likelihood", "no_events", "steep_padding", "steep_first", "steep"],
+)
+def test_row_that_takes_part_in_nothing_is_not_read(
+    bins: list[int], event: list[int], alpha: float, sigma: float, nothing: float, dtype: torch.dtype
+) -> None:
+    """Without weight, and compared with no event: whatever it holds, the loss and all gradients are the same."""
+    logits = 0.01 * LOGITS.to(dtype)
+    weights = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=dtype)
+    results = []
+    for value in (0.0, nothing):
+        x = logits.clone()
+        x[3] = value
+        x.requires_grad_()
+        loss = deephit_loss(x, torch.tensor(bins), torch.tensor(event), alpha=alpha, sigma=sigma, weights=weights)
+        loss.backward()
+        assert (x.grad[3] == 0).all()
+        assert x.grad[:3].isfinite().all() and x.grad[:3].any()
+        results.append((loss.item(), x.grad))
+    assert results[0][0] == results[1][0]
+    assert torch.equal(results[0][1], results[1][1])
 
 
 def test_row_moved_by_a_constant_does_not_change_with_the_horizon_far_away() -> None:

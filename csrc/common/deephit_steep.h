@@ -91,9 +91,11 @@ double steep_deephit_loss(const DeepHitProblem<Real>& problem, const Causes& cau
   std::vector<double> sums(columns);  // gradient of each probability, from the ranking term
   for_each_row([&](int64_t row, double* values, DeepHitRow read, double weight) {
     std::fill(sums.begin(), sums.end(), 0.0);
+    bool takes_part = weight != 0;
     if (problem.ranked()) {
       for_each_compared(read, [&](int32_t c) {
         if (steep[c].events == 0) return;
+        takes_part = true;
         sums[c] = of_ranking / sigma * steep[c].events * std::exp((values[c] - steep[c].smallest) / sigma);
       });
       if (read.own >= 0 && weight != 0 && steep[read.own].compared != 0) {
@@ -101,6 +103,10 @@ double steep_deephit_loss(const DeepHitProblem<Real>& problem, const Causes& cau
         sums[read.own] =
             -of_ranking / sigma * weight * own.compared * std::exp((own.largest - values[read.own]) / sigma);
       }
+    }
+    if (!takes_part) {
+      std::fill_n(gradient + row * columns, columns, Real(0));
+      return;
     }
     const ExactDeepHitRow<Real> exact = exact_row(row, read);
     double mean = 0;

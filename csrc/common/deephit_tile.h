@@ -59,7 +59,18 @@ struct DeepHitFactors {
   const Real* compared;  // [columns] gradient of exp(F_j(k) / sigma)
   const Real* events;    // [columns] gradient of w_i exp(-F_i(k) / sigma)
   Real likelihood;       // of a row's weight
+  int32_t first_ranked;  // the first bin, of any cause, with an event that rows are compared with; the bins: none
 };
+
+// The first bin with an event that counts, of any cause, given H.
+inline int32_t first_ranked_bin(const double* events, int32_t causes, int32_t bins) {
+  for (int32_t bin = 0; bin < bins; ++bin) {
+    for (int32_t cause = 0; cause < causes; ++cause) {
+      if (events[cause * int64_t(bins) + bin] != 0) return bin;
+    }
+  }
+  return bins;
+}
 
 constexpr int deephit_chunk_rows = 512;
 
@@ -233,6 +244,22 @@ struct DeepHitTile {
     }
   }
 
+  // Calls each(lane) for the rows of a tile that the loss does not depend on: without weight, and compared with no
+  // event.
+  template <class Each>
+  static SURVCORE_INLINE void for_each_unread(int rows, const Real* factor, const int32_t* compared,
+                                              int32_t first_ranked, const Each& each) {
+    int32_t count = 0;
+#pragma omp simd reduction(+ : count)
+    for (int lane = 0; lane < lanes; ++lane) {
+      count += (factor[lane] == Real(0)) & (compared[lane] <= first_ranked) ? 1 : 0;
+    }
+    if (count == 0) return;
+    for (int lane = 0; lane < rows; ++lane) {
+      if (factor[lane] == Real(0) && compared[lane] <= first_ranked) each(lane);
+    }
+  }
+
   // Writes the gradient of `rows` rows; exp(F / sigma) is lost.
   SURVCORE_INLINE void write_gradient(const DeepHitProblem<Real>& problem, const DeepHitChunkRows<Real>& chunk,
                                       int first, const Real* logits, int rows, const DeepHitFactors<Real>& factors,
@@ -241,7 +268,7 @@ struct DeepHitTile {
     const int32_t bins = problem.bins;
     alignas(64) Real inverse[lanes];
     alignas(64) Real own_gradient[lanes];
-    alignas(64) Real mean[lanes] = {};  // of the ranking gradients of p, under p
+    alignas(64) Real mean[lanes] = {};  // of the ranking gradients of p, under p, times the sum of exponentials
     alignas(64) Real likelihood[lanes];
 #pragma omp simd
     for (int lane = 0; lane < lanes; ++lane) {
@@ -273,16 +300,19 @@ struct DeepHitTile {
         }
       }
     }
+    alignas(64) Real centre[lanes];
     alignas(64) Real if_possible[lanes];
     alignas(64) Real if_impossible[lanes];
 #pragma omp simd
     for (int lane = 0; lane < lanes; ++lane) {
-      const Real centre = mean[lane] * inverse[lane];
+      // Where a column has nearly all probability, its ranking gradient less this is the difference of two numbers that
+      // may be far larger than the likelihood's gradient: that one is added only then.
+      centre[lane] = mean[lane] * inverse[lane];
       const Real quotient = impossible[lane] / possible[lane];
-      if_impossible[lane] = (likelihood[lane] - centre) * inverse[lane];
+      if_impossible[lane] = likelihood[lane] * inverse[lane];
       // 1 / total - 1 / possible, without cancellation; 1 / total where the other is added later.
       const Real added = possible[lane] < least_possible ? likelihood[lane] : -likelihood[lane] * quotient;
-      if_possible[lane] = (added - centre) * inverse[lane];
+      if_possible[lane] = added * inverse[lane];
     }
     RowTile<Real> result;
     alignas(64) int32_t count[lanes];
@@ -301,7 +331,7 @@ struct DeepHitTile {
           for (int lane = 0; lane < lanes; ++lane) {
             const bool counts = is_possible(bin, chunk.possible[first + lane], count[lane]);
             const Real rest = counts ? if_possible[lane] : if_impossible[lane];
-            result.values[column][lane] = x[lane] * (sum[lane] * inverse[lane] + rest);
+            result.values[column][lane] = x[lane] * ((sum[lane] - centre[lane]) * inverse[lane] + rest);
           }
         }
       }
@@ -314,6 +344,8 @@ struct DeepHitTile {
         values[column] -= likelihood[row] * static_cast<Real>(exact.probability_if_possible(column));
       }
     });
+    for_each_unread(rows, chunk.factor + first, chunk.compared + first, factors.first_ranked,
+                    [&](int row) { std::fill_n(gradient + row * int64_t(columns), columns, Real(0)); });
   }
 };
 

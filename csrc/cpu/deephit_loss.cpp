@@ -164,7 +164,10 @@ double tiled_loss(const DeepHitProblem<Real>& problem, const EventCodes& event, 
     of_compared[column] = static_cast<Real>(of_ranking / problem.sigma * total.events[column]);
     of_events[column] = static_cast<Real>(-of_ranking / problem.sigma * total.compared[column]);
   }
-  const DeepHitFactors<Real> factors{of_compared.data(), of_events.data(), static_cast<Real>(of_likelihood)};
+  const int32_t first_ranked =
+      problem.ranked() ? first_ranked_bin(total.events, problem.causes, problem.bins) : problem.bins;
+  const DeepHitFactors<Real> factors{of_compared.data(), of_events.data(), static_cast<Real>(of_likelihood),
+                                     first_ranked};
   for_each_chunk(problem.rows, deephit_chunk_rows, columns, [&](int64_t, int64_t begin, int64_t end) {
     Scratch<Real> own(keep ? 0 : tile_size);
     with_vector_width([&](auto width) {

@@ -1,5 +1,6 @@
 // core/deephit.h, core/exp_within.h and the two ways through the rows, common/deephit_tile.h and deephit_steep.h,
 // against a loop over all pairs of rows; gradients against difference quotients.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -141,11 +142,12 @@ double tiled_loss(const Rows& rows, double alpha, double sigma, bool keep, doubl
   double loss = alpha * sums.totals[0] / weights;
   std::vector<double> compared(columns), events(columns);
   for (int32_t c = 0; c < columns; ++c) {
-    loss += scale * sums.compared[c] * sums.events[c];
+    if (sums.events[c] != 0) loss += scale * sums.compared[c] * sums.events[c];
     compared[c] = scale / sigma * sums.events[c];
     events[c] = -scale / sigma * sums.compared[c];
   }
-  const DeepHitFactors<double> factors{compared.data(), events.data(), alpha / weights};
+  const DeepHitFactors<double> factors{compared.data(), events.data(), alpha / weights,
+                                       alpha == 1 ? rows.bins : first_ranked_bin(sums.events, rows.causes, rows.bins)};
   deephit_gradient(problem, 0, count, rows.cause.data(), keep, memory.data(), factors, gradient);
   return loss;
 }
@@ -211,6 +213,52 @@ void test_far_logits() {
   for (std::size_t i = 0; i < tiled.size(); ++i) CHECK(std::fabs(tiled[i] - steep[i]) < 1e-13);
 }
 
+// A ranking gradient of a probability of 1, far larger than the likelihood's, is not to take that one with it.
+void test_certain_and_censored_there() {
+  for (const double sigma : {0.1, 0.025, 0.002}) {
+    Rows rows(3, 1, 2, 1.0);
+    const double far = std::fmax(40, 1 / sigma);
+    rows.logits = {far, 0, -far, 0, 0, 0};
+    rows.time_bin = {0, 0, 1};
+    rows.cause = {0, 1, 0};
+    rows.weights = {1, 1, 1};
+    std::vector<double> tiled(rows.logits.size()), steep = tiled;
+    tiled_loss(rows, 0.2, sigma, true, tiled.data());
+    steep_loss(rows, 0.2, sigma, steep.data());
+    CHECK(std::fabs(tiled[0] - 0.2 / 3) < 1e-14 && std::fabs(steep[0] - 0.2 / 3) < 1e-14);
+    for (std::size_t i = 0; i < tiled.size(); ++i) {
+      CHECK(std::fabs(tiled[i] - steep[i]) < 1e-13 * (1 + std::fabs(steep[i])));
+    }
+  }
+}
+
+// Rows without weight that are compared with no event: outside of the bins, in the first one, and before all events.
+void test_unread_rows() {
+  for (const bool ranked : {true, false}) {
+    Rows rows(20, 2, 4, 1.0);
+    for (int64_t& bin : rows.time_bin) bin = bin < 2 ? 2 : bin;
+    std::vector<double> expected(rows.logits.size()), tiled = expected, steep = expected;
+    const auto leave_out = [&](int64_t row, int64_t bin, int32_t cause) {
+      rows.time_bin[row] = bin;
+      rows.cause[row] = cause;
+      rows.weights[row] = 0;
+    };
+    leave_out(3, -1, 1);
+    leave_out(7, 0, 1);
+    leave_out(16, 1, 0);
+    const double alpha = ranked ? 0.2 : 1.0;
+    const double loss = tiled_loss(rows, alpha, 0.1, true, expected.data());
+    for (const int64_t row : {3, 7, 16}) std::fill_n(&rows.logits[row * 8], 8, nan_value);
+    CHECK(std::fabs(steep_loss(rows, alpha, 0.1, steep.data()) / loss - 1) < 1e-13);
+    CHECK(tiled_loss(rows, alpha, 0.1, true, tiled.data()) == loss);
+    CHECK(tiled == expected);
+    for (std::size_t i = 0; i < steep.size(); ++i) CHECK(std::fabs(steep[i] - expected[i]) < 1e-13);
+    for (const int64_t row : {3, 7, 16}) {
+      for (int64_t i = row * 8; i < row * 8 + 8; ++i) CHECK(tiled[i] == 0 && steep[i] == 0);
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -220,5 +268,7 @@ int main() {
   test_losses_and_gradients();
   test_steep_ranking();
   test_far_logits();
+  test_certain_and_censored_there();
+  test_unread_rows();
   return failures();
 }

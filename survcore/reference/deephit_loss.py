@@ -1,7 +1,12 @@
-"""Plain PyTorch definition of deephit_loss and of its gradient, with the op's schemas: over all pairs of rows."""
+"""Plain PyTorch definitions of deephit_loss and of its gradient, with the op's schemas.
+
+They differ in the ranking term alone: deephit_loss_over_pairs has the formula, in a table of all pairs of rows, which
+is what tests compare with; deephit_loss has the same sum bin by bin, in memory and time of the logits' size.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -15,17 +20,22 @@ class Rows(NamedTuple):
         own: int64 [B], the column of the row's event, or of cause 0 for a row without one.
         observed: bool [B], has an event.
         possible: bool [B, C], the outcomes that observation leaves possible.
-        later: bool [B, B], row j (second) is compared with the event of row i (first).
+        compared: bool [B, C], the row is compared with the events of a column: those of earlier bins, those of its own
+            bin too if it is censored there.
+        ranked: bool [B], has an event that other rows are compared with and that counts.
         weight: [B].
         factor: [B], the weight, or NaN for an invalid row that has a weight.
+        read: bool [B], takes part in the loss. The logits of the others have gradient 0, whatever they are.
     """
 
     own: Tensor
     observed: Tensor
     possible: Tensor
-    later: Tensor
+    compared: Tensor
+    ranked: Tensor
     weight: Tensor
     factor: Tensor
+    read: Tensor
 
 
 class Probabilities(NamedTuple):
@@ -46,6 +56,13 @@ class Probabilities(NamedTuple):
     of_possible: Tensor
 
 
+class Ranking(NamedTuple):
+    """The ranking term: a scalar, and its gradient with respect to F, [B, C]."""
+
+    value: Tensor
+    gradient: Tensor
+
+
 def deephit_loss(
     logits: Tensor,
     time_bin: Tensor,
@@ -55,16 +72,48 @@ def deephit_loss(
     sigma: float = 0.1,
     with_gradient: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """DeepHit's loss as :func:`survcore.ops.deephit_loss` describes it, with a table of all pairs of rows.
+    """DeepHit's loss as :func:`survcore.ops.deephit_loss` describes it, its ranking term as sums over bins.
 
     Returns:
         The loss, a scalar, float32 for half-precision logits, and its gradient in the shape of the logits, without
         ``with_gradient`` that of no rows.
     """
+    return _loss(logits, time_bin, event, weights, alpha, sigma, with_gradient, _ranking_over_bins)
+
+
+def deephit_loss_over_pairs(
+    logits: Tensor,
+    time_bin: Tensor,
+    event: Tensor,
+    weights: Tensor,
+    alpha: float = 0.2,
+    sigma: float = 0.1,
+    with_gradient: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """The same by the formula of the ranking term, with a table of all pairs of rows."""
+    return _loss(logits, time_bin, event, weights, alpha, sigma, with_gradient, _ranking_over_pairs)
+
+
+def deephit_loss_backward(grad_loss: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient that forward has found, times that of the loss."""
+    return (grad_loss.to(gradient.dtype) * gradient).contiguous()
+
+
+def _loss(
+    logits: Tensor,
+    time_bin: Tensor,
+    event: Tensor,
+    weights: Tensor,
+    alpha: float,
+    sigma: float,
+    with_gradient: bool,
+    ranking_of: Callable[[Tensor, Rows, Tensor, float], Ranking],
+) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(logits.dtype, torch.float32)
     causes = logits.shape[1] if logits.dim() == 3 else 1
     x = logits.to(dtype).flatten(1)
-    rows = _rows(x, causes, time_bin, event, weights)
+    rows = _rows(x, causes, time_bin, event, weights, alpha)
+    x = torch.where(rows.read.unsqueeze(1), x, 0.0)
     values = _probabilities(x, causes, rows)
     divisor = rows.weight.sum()
     divisor = torch.where(divisor == 0, torch.ones_like(divisor), divisor)
@@ -77,16 +126,13 @@ def deephit_loss(
     if alpha == 0:
         likelihood = torch.where(likelihood.isnan(), likelihood, 0.0)
     total = alpha * likelihood if alpha else likelihood
-    pairs = _pairs(values.cumulative, rows, alpha, sigma, divisor)
-    total = total + pairs.sum()
+    ranking = ranking_of(values.cumulative, rows, (1 - alpha) / (len(x) * divisor), sigma)
+    total = total + ranking.value
     if not with_gradient:
         return total, logits.new_empty((0, *logits.shape[1:]), dtype=dtype)
 
     with torch.no_grad():
-        by_row = pairs.sum(1) / sigma
-        ranking = torch.zeros_like(x).index_add(1, rows.own, pairs.T / sigma)
-        ranking.scatter_add_(1, rows.own.unsqueeze(1), -by_row.unsqueeze(1))
-        after = ranking.unflatten(1, (causes, -1)).flip(2).cumsum(2).flip(2).flatten(1)
+        after = ranking.gradient.unflatten(1, (causes, -1)).flip(2).cumsum(2).flip(2).flatten(1)
         mean = (values.p * after).sum(1, keepdim=True)
         own = torch.zeros_like(x).scatter(1, rows.own.unsqueeze(1), 1.0)
         if_possible = torch.where(rows.observed.unsqueeze(1), own, values.if_possible)
@@ -94,12 +140,7 @@ def deephit_loss(
     return total, gradient.view(logits.shape)
 
 
-def deephit_loss_backward(grad_loss: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient that forward has found, times that of the loss."""
-    return (grad_loss.to(gradient.dtype) * gradient).contiguous()
-
-
-def _rows(x: Tensor, causes: int, time_bin: Tensor, event: Tensor, weights: Tensor) -> Rows:
+def _rows(x: Tensor, causes: int, time_bin: Tensor, event: Tensor, weights: Tensor, alpha: float) -> Rows:
     count, columns = x.shape
     bins = columns // causes
     defined = (event.double() == event.double().floor()) & (event >= 0) & (event <= causes)
@@ -112,12 +153,14 @@ def _rows(x: Tensor, causes: int, time_bin: Tensor, event: Tensor, weights: Tens
     factor = torch.where(weight == 0, 0.0, torch.where(valid, weight, torch.nan))
 
     column = torch.arange(columns, device=x.device)
-    after_own_bin = column % bins > bin_of.unsqueeze(1)
-    possible = torch.where(observed.unsqueeze(1), column == own.unsqueeze(1), after_own_bin)
-    later = bin_of.unsqueeze(1) < bin_of
-    later = later | (bin_of.unsqueeze(1) == bin_of) & (cause == 0)
-    later = later & (observed & (weight != 0)).unsqueeze(1) & valid
-    return Rows(own, observed, possible, later, weight, factor)
+    own_column = column == own.unsqueeze(1)
+    possible = torch.where(observed.unsqueeze(1), own_column, column % bins > bin_of.unsqueeze(1))
+    compared_bins = torch.where(valid, bin_of + (cause == 0), 0)
+    compared = column % bins < compared_bins.unsqueeze(1)
+    ranked = observed & (weight != 0) & (alpha != 1)
+    has_events = (own_column & ranked.unsqueeze(1)).any(0)
+    read = (factor != 0) | (compared & has_events).any(1)
+    return Rows(own, observed, possible, compared, ranked, weight, factor, read)
 
 
 def _probabilities(x: Tensor, causes: int, rows: Rows) -> Probabilities:
@@ -143,12 +186,36 @@ def _less_largest(values: Tensor) -> tuple[Tensor, Tensor]:
     return values - largest.unsqueeze(1), largest
 
 
-def _pairs(cumulative: Tensor, rows: Rows, alpha: float, sigma: float, divisor: Tensor) -> Tensor:
-    """What each pair of rows adds to the loss, [B, B]."""
-    if alpha == 1:
-        return torch.zeros_like(rows.later, dtype=cumulative.dtype)
+def _ranking_over_pairs(cumulative: Tensor, rows: Rows, scale: Tensor, sigma: float) -> Ranking:
+    """exp(-(F_i - F_j) / sigma) at the event of i, over all pairs of rows in which j is compared with i."""
     others = cumulative[:, rows.own].T  # [i, j]: F_j at the event of i
-    exponent = torch.where(rows.later, (others - others.diagonal().unsqueeze(1)) / sigma, 0.0)
-    scale = (1 - alpha) / (len(cumulative) * divisor)
+    later = rows.compared[:, rows.own].T & rows.ranked.unsqueeze(1)
+    exponent = torch.where(later, (others - others.diagonal().unsqueeze(1)) / sigma, 0.0)
     weighted = torch.where(rows.weight == 0, 0.0, rows.weight * scale).unsqueeze(1)
-    return torch.where(rows.later, weighted * exponent.exp(), 0.0)
+    pairs = torch.where(later, weighted * exponent.exp(), 0.0)
+    with torch.no_grad():
+        gradient = torch.zeros_like(cumulative).index_add(1, rows.own, pairs.T / sigma)
+        gradient.scatter_add_(1, rows.own.unsqueeze(1), -pairs.sum(1, keepdim=True) / sigma)
+    return Ranking(pairs.sum(), gradient)
+
+
+def _ranking_over_bins(cumulative: Tensor, rows: Rows, scale: Tensor, sigma: float) -> Ranking:
+    """The same: in each column the sum of exp(F_j / sigma) over the rows compared, times that over the events.
+
+    Each sum less its own largest term, and scaled before it is multiplied, so that what overflows is one pair's
+    exponential and nothing before it. Both are over columns of the table, without atomic additions.
+    """
+    if len(cumulative) == 0:
+        return Ranking(cumulative.sum(), torch.zeros_like(cumulative))
+    columns = torch.arange(cumulative.shape[1], device=cumulative.device)
+    event = (columns == rows.own.unsqueeze(1)) & rows.ranked.unsqueeze(1)
+    # Infinite in a column without such a row, whose products are then 0.
+    largest = torch.where(rows.compared, cumulative, -torch.inf).amax(0)
+    smallest = torch.where(event, cumulative, torch.inf).amin(0)
+    scaled = scale * rows.weight.unsqueeze(1)
+    compared_sum = torch.where(rows.compared, ((cumulative - largest) / sigma).exp(), 0.0).sum(0)
+    event_sum = torch.where(event, scaled * ((smallest - cumulative) / sigma).exp(), 0.0).sum(0)
+    value = (compared_sum * event_sum * ((largest - smallest) / sigma).exp()).sum()
+    of_compared = torch.where(rows.compared, event_sum * ((cumulative - smallest) / sigma).exp(), 0.0)
+    of_event = torch.where(event, scaled * compared_sum * ((largest - cumulative) / sigma).exp(), 0.0)
+    return Ranking(value, (of_compared - of_event) / sigma)

@@ -98,6 +98,9 @@ def _extremes(dtype: torch.dtype) -> dict[str, Arguments]:
     censored = torch.zeros(4, dtype=torch.int64)
     unknown = weigh(1.0, nan, 0.0, nan)
     level = [[0.01 * logit for logit in row] for row in ordinary]
+    certain = [[40.0, 0.0], [-40.0, 0.0], [0.0, 0.0]]
+    there = torch.tensor([0, 1, 0])
+    unread = [*ordinary[:3], [nan, 0.0, infinity]]
     far = [[200.0, -1.0, 2.0], [300.0, 250.0, 240.0], [90.0, 0.0, -30.0], [5.0, 200.0, 200.0]]
     return {
         "huge": case([[1e4, -1e4, 1e4]] * 4),
@@ -116,6 +119,19 @@ def _extremes(dtype: torch.dtype) -> dict[str, Arguments]:
         "nan_logit_steep": case([*level[:3], [nan, 0.0, 0.01]], sigma=0.001),
         "nan_compared_without_weight": case([*ordinary[:3], [nan, 0.0, 1.0]], weights=weigh(1, 1, 2, 0)),
         "nan_event_without_weight": case([[nan, 0.0, 1.0], *ordinary[1:]], weights=weigh(0, 1, 2, 1)),
+        # A ranking gradient of a probability of 1, far larger than the likelihood's, is not to take that one with it.
+        "certain_and_censored_there": case(certain, bins=(0, 0, 1), events=there),
+        "certain_and_censored_there_sharply": case(certain, bins=(0, 0, 1), events=there, sigma=0.025),
+        # Rows without weight that are compared with no event.
+        "unread_out_of_range": case(unread, bins=(0, 1, 2, -1), weights=weigh(1, 1, 1, 0)),
+        "unread_event_in_the_first_bin": case(
+            unread, bins=(0, 1, 2, 0), events=torch.ones(4), weights=weigh(1, 1, 1, 0)
+        ),
+        "unread_before_all_events": case(unread, bins=(1, 2, 2, 0), weights=weigh(1, 1, 1, 0)),
+        "unread_likelihood_only": case(unread, weights=weigh(1, 1, 1, 0), alpha=1.0),
+        "unread_steep": case(
+            [*level[:3], [nan, 0.0, infinity]], bins=(0, 1, 2, -1), weights=weigh(1, 1, 1, 0), sigma=0.001
+        ),
         "bin_out_of_range": case(ordinary, bins=(-1, 3, 2**40, 2**31 - 1)),
         "one_bin_out_of_range": case(ordinary, bins=(0, 1, 3, 2)),
         "one_bin_out_of_range_steep": case(level, bins=(2, 1, 3, 2), sigma=0.001),
@@ -132,7 +148,7 @@ def _extremes(dtype: torch.dtype) -> dict[str, Arguments]:
 
 CASE = OpCase(
     name="deephit_loss",
-    reference=reference.deephit_loss,
+    reference=reference.deephit_loss_over_pairs,
     reference_backward=reference.deephit_loss_backward,
     samples=_samples,
     extremes=_extremes,
