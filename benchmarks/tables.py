@@ -75,7 +75,9 @@ def op_table(case: BenchmarkCase, records: list[Record]) -> list[str]:
         if any((size, provider) in found or (size, provider) in problems for provider in providers)
     ]
     has_roof = any("roof" in record for record in found.values())
-    header = ["size", *providers, "against the fastest other", *(["of the roof"] if has_roof else []), "peak MB"]
+    has_memory = any(record.get("peak_extra_bytes") is not None for record in found.values())
+    header = ["size", *providers, "against the fastest other"]
+    header += ["of the roof"] * has_roof + ["peak MB"] * has_memory
     rows = []
     for size in sizes:
         cells = [
@@ -86,13 +88,13 @@ def op_table(case: BenchmarkCase, records: list[Record]) -> list[str]:
         ]
         ours = found.get((size, "survcore"), {})
         others = [record for (of, provider), record in found.items() if of == size and not is_own(provider)]
-        rows.append([size, *cells, _ratio(ours), *([_share(ours)] if has_roof else []), _memory(ours, others)])
+        rows.append([size, *cells, _ratio(ours), *[_share(ours)] * has_roof, *[_memory(ours, others)] * has_memory])
     runs = list(found.values())
     conditions = _conditions(
         runs,
         providers,
         f"{_MILLISECONDS}, {runs[0]['dtype']}",
-        "peak memory beside inputs and results with the least of the others in brackets",
+        *["peak memory beside inputs and results with the least of the others in brackets"] * has_memory,
     )
     return [*_markdown(header, rows), "", conditions, *_told(problems, sizes)]
 

@@ -276,7 +276,8 @@ def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path: Path) ->
     torch.save(cases, tmp_path / "cases.pt")
     command = [sys.executable, "-c", PROCESS]
     processes = [
-        subprocess.Popen([*command, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True) for rank in range(2)
+        subprocess.Popen([*command, str(rank), str(tmp_path)], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
     ]
     try:
         for process in processes:
