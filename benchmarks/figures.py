@@ -61,7 +61,8 @@ def draw(case: BenchmarkCase, records: list[Record], path: Path) -> None:
             held = [(x, 1e-6 * size) for x, _, size in points if size]
             memory.plot([x for x, _ in held], [y for _, y in held], **style)
         for axes, label in ((times, "milliseconds"), (memory, "peak MB beside inputs and results")):
-            axes.set(xscale="log", yscale="log", xlabel=case.axis, ylabel=label)
+            measured = any(len(line.get_xdata()) for line in axes.get_lines())
+            axes.set(xlabel=case.axis, ylabel=label, **({"xscale": "log", "yscale": "log"} if measured else {}))
             axes.grid(True, which="major", linewidth=0.3)
         times.legend(fontsize=7)
         figure.suptitle(f"{case.name}, {shown[0]['passes']}")
