@@ -204,7 +204,8 @@ def _conditions(runs: list[Record], providers: Iterable[str], *facts: str) -> st
     def all_of(name: str) -> str:
         return " and ".join(sorted({str(run[name]) for run in runs if run.get(name)}))
 
-    survcore = f"survcore {all_of('survcore')}" + (f" ({all_of('commit')})" if all_of("commit") else "")
+    commits = sorted({run["commit"] or "commit not recorded" for run in runs})
+    survcore = f"survcore {all_of('survcore')} ({' and '.join(commits)})"
     versions = {f"{name} {version}": name for run in runs for name, version in run["peers"].items()}
     took_part = [text for text, name in versions.items() if name in providers]
     where = f"{all_of('device')}, {all_of('threads')} thread{'s' if threads != {1} else ''}"

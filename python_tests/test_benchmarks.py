@@ -407,6 +407,18 @@ def test_cox_peers_compute_the_same_loss(
     assert all(problem.startswith("failed: ModuleNotFoundError") for problem in problems.values()), problems
 
 
+@pytest.mark.parametrize(
+    "op", ["deephit_loss", "discrete_hazard_nll", "info_nce", "masked_bce_with_logits", "masked_mse"]
+)
+def test_providers_of_the_losses_agree(op: str) -> None:
+    case = CASES[op]
+    inputs = case.inputs(torch.float32, "cpu", **case.sizes[case.quick[0]])
+    providers = {name: provider for name, provider in case.providers.items() if "compiled" not in name}
+    found = agreements(case, providers, inputs, torch.float32)
+    problems = {name: agreement.problem for name, agreement in found.items() if agreement.problem}
+    assert all(problem.startswith("failed: ModuleNotFoundError") for problem in problems.values()), problems
+
+
 def test_ddim_sizes_are_sweeps_around_one_patient() -> None:
     sizes = list(CASES["ddim_sample"].sizes.values())
     base = {"rows": 5, "steps": 50, "layers": 4, "width": 256}
