@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from survcore.benchmarks import (
     concordance_index,
+    concordance_index_ipcw,
+    concordance_index_td,
     cox_baseline_hazard,
     cox_ph_loss,
     cumulative_dynamic_auc,
@@ -31,6 +33,13 @@ OPS = (
     masked_mse,
 )
 BLOCKS = (trans_mil,)
-METRICS = (concordance_index, integrated_brier_score, cumulative_dynamic_auc, kaplan_meier)
+METRICS = (
+    concordance_index,
+    concordance_index_ipcw,
+    concordance_index_td,
+    integrated_brier_score,
+    cumulative_dynamic_auc,
+    kaplan_meier,
+)
 MODULES = {module.CASE.name: module for module in (*OPS, *BLOCKS, *METRICS)}
 CASES = {name: module.CASE for name, module in MODULES.items()}

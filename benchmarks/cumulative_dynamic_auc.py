@@ -59,7 +59,13 @@ CASE = BenchmarkCase(
     name="cumulative_dynamic_auc",
     sizes={
         name: {"rows": rows, "times": 100}
-        for name, rows in [("1k x 100", 10**3), ("10k x 100", 10**4), ("100k x 100", 10**5), ("1M x 100", 10**6)]
+        for name, rows in [
+            ("1k x 100", 10**3),
+            ("10k x 100", 10**4),
+            ("100k x 100", 10**5),
+            ("1M x 100", 10**6),
+            ("10M x 100", 10**7),
+        ]
     },
     quick=("1k x 100",),
     inputs=_inputs,
@@ -74,5 +80,5 @@ CASE = BenchmarkCase(
     oracle="numpy",
     work=read_once,
     bars={"10k x 100": 8.0},
-    curve=("1k x 100", "10k x 100", "100k x 100", "1M x 100"),
+    curve=("1k x 100", "10k x 100", "100k x 100", "1M x 100", "10M x 100"),
 )
