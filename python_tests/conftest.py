@@ -12,6 +12,8 @@ import pytest
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Triton decides when it is imported whether to interpret its kernels: those tests are run by test_triton.py.
+collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["interpreted"]
 
 
 def real_data_folder(name: str) -> Path | None:

@@ -32,7 +32,7 @@ def test_every_differentiable_op_has_its_backward_op() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_kernels_are_registered(name: str) -> None:
     assert _library.kernel_source(name, "CPU") == "compiled"
-    assert _library.kernel_source(name, "CUDA") in ("compiled", "reference")
+    assert _library.kernel_source(name, "CUDA") in ("compiled", "triton", "reference")
     assert torch._library.simple_registry.singleton.find(f"survcore::{name}").fake_impl.kernel is not None
 
 

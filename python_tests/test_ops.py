@@ -94,25 +94,10 @@ def test_reference_backward_is_the_gradient_of_the_reference(case: OpCase, kind:
     outputs = [case.reference(*with_gradient)[position] for position in case.differentiable_outputs]
     cotangents = [torch.randn_like(output) for output in outputs]
     expected = torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True, materialize_grads=True)
-    actual = case.reference_backward(*_backward_arguments(case, arguments, forward, cotangents))
+    actual = case.reference_backward(*case.backward_arguments(arguments, forward, cotangents))
     actual = actual if isinstance(actual, tuple) else (actual,)
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-12)
-
-
-def _backward_arguments(
-    case: OpCase, arguments: Arguments, outputs: tuple[Tensor, ...], cotangents: list[Tensor]
-) -> Arguments:
-    """Arguments of the backward op, matched by the names in the two schemas."""
-    names = [argument.name for argument in case.op._schema.arguments]
-    output_names = [output.name for output in case.op._schema.returns]
-    known = dict(zip(names, arguments, strict=True)) | dict(zip(output_names, outputs, strict=True))
-    backward = getattr(torch.ops.survcore, f"{case.name}_backward").default
-    gradients = iter(cotangents)
-    return tuple(
-        next(gradients) if argument.name.startswith("grad_") else known[argument.name]
-        for argument in backward._schema.arguments
-    )
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -127,13 +112,14 @@ def test_registration_passes_opcheck(case: OpCase, device: str) -> None:
         outputs = case.op(*arguments)
         cotangents = [torch.randn_like(outputs[position]) for position in case.differentiable_outputs]
         backward = getattr(torch.ops.survcore, f"{case.name}_backward").default
-        torch.library.opcheck(backward, _backward_arguments(case, arguments, outputs, cotangents))
+        torch.library.opcheck(backward, case.backward_arguments(arguments, outputs, cotangents))
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("case", DIFFERENTIABLE)
-def test_gradcheck(case: OpCase) -> None:
+def test_gradcheck(case: OpCase, device: str) -> None:
     for name in list(case.samples(torch.float64))[:5]:
-        arguments, _ = _with_gradient(case, _arguments(case, "samples", name))
+        arguments, _ = _with_gradient(case, _arguments(case, "samples", name, device=device))
 
         def outputs(*values, case=case):
             results = case.function(*values)
@@ -142,9 +128,11 @@ def test_gradcheck(case: OpCase) -> None:
         assert torch.autograd.gradcheck(outputs, arguments, fast_mode=True)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("case", DIFFERENTIABLE)
-def test_second_derivative_is_refused_with_a_reason(case: OpCase) -> None:
-    arguments, leaves = _with_gradient(case, _arguments(case, "samples", next(iter(case.samples(torch.float64)))))
+def test_second_derivative_is_refused_with_a_reason(case: OpCase, device: str) -> None:
+    name = next(iter(case.samples(torch.float64)))
+    arguments, leaves = _with_gradient(case, _arguments(case, "samples", name, device=device))
     output = case.function(*arguments)[case.differentiable_outputs[0]]
     # Of a function of the output, whose own derivative depends on the output, and of the output itself.
     for loss in (output.square().sum(), output.sum()):
@@ -154,12 +142,13 @@ def test_second_derivative_is_refused_with_a_reason(case: OpCase) -> None:
             gradient.sum().backward(retain_graph=True)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("case", CASES)
-def test_compiles_as_one_graph(case: OpCase) -> None:
+def test_compiles_as_one_graph(case: OpCase, device: str) -> None:
     names = list(case.samples(torch.float32))[:2]
     compiled = torch.compile(case.function, fullgraph=True, backend="aot_eager")
     for name in names:
-        arguments = _arguments(case, "samples", name, torch.float32)
+        arguments = _arguments(case, "samples", name, torch.float32, device)
         eager = _gradients(case, case.function, arguments)
         graph = _gradients(case, compiled, arguments)
         for e, g in zip([*eager[0], *eager[1]], [*graph[0], *graph[1]], strict=True):
@@ -195,7 +184,7 @@ def test_expanded_gradients_give_the_same_bits(case: OpCase, device: str) -> Non
         outputs = case.op(*arguments)
         expanded = [torch.ones_like(outputs[i]).sum().expand_as(outputs[i]) for i in case.differentiable_outputs]
         results = [
-            backward(*_backward_arguments(case, arguments, outputs, cotangents))
+            backward(*case.backward_arguments(arguments, outputs, cotangents))
             for cotangents in (expanded, [cotangent.contiguous() for cotangent in expanded])
         ]
         actual, wanted = (result if isinstance(result, tuple) else (result,) for result in results)
@@ -284,10 +273,11 @@ def test_empty_outputs_have_the_strides_of_the_fake_kernel(case: OpCase) -> None
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("case", DIFFERENTIABLE)
-def test_function_transforms(case: OpCase) -> None:
+def test_function_transforms(case: OpCase, device: str) -> None:
     """torch.func's grad and vmap give what autograd gives; a second derivative is refused there too."""
-    arguments = _arguments(case, "samples", next(iter(case.samples(torch.float64))))
+    arguments = _arguments(case, "samples", next(iter(case.samples(torch.float64))), device=device)
 
     def loss(first: Tensor) -> Tensor:
         outputs = case.function(first, *arguments[1:])

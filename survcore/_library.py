@@ -1,8 +1,12 @@
-"""Finds and loads the compiled libraries, and gives every op without a CUDA kernel its reference on CUDA."""
+"""Finds and loads the compiled libraries, and gives every op without a compiled CUDA kernel its Triton kernel, or its
+reference, on CUDA."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
+import importlib
+import importlib.util
 import json
 import warnings
 from collections.abc import Callable
@@ -13,7 +17,9 @@ import torch
 
 NAMESPACE = "survcore"
 _FOLDER = Path(__file__).resolve().parent
-_references: dict[str, Any] = {}  # torch.library.Library objects: a registration lasts as long as its object
+# torch.library.Library objects by op: a registration lasts as long as its object.
+_references: dict[str, Any] = {}
+_triton_libraries: dict[str, Any] = {}
 
 
 def _missing_library_message() -> str:
@@ -88,22 +94,85 @@ def op_names() -> list[str]:
     )
 
 
-def serve_cuda_by_reference(name: str, reference: Callable[..., Any]) -> None:
-    """Register the plain PyTorch definition of an op for CUDA tensors, unless a CUDA kernel has been loaded.
+def serve_cuda(name: str, reference: Callable[..., Any], triton: bool = False) -> None:
+    """Serve an op on CUDA tensors, unless a compiled CUDA kernel has been loaded for it.
+
+    A Triton kernel may decline arguments by returning NotImplemented: the reference serves them then, as it serves all
+    where Triton is not installed.
 
     Args:
         name: the op's name, without namespace.
-        reference: a function of the op's schema that builds no autograd graph.
+        reference: its plain PyTorch definition, a function of the op's schema that builds no autograd graph.
+        triton: whether ``survcore.kernels.<op>`` has a function of this name and schema, <op> being the name without
+            "_backward".
     """
     if has_kernel(name, "CUDA"):
         return
     library = torch.library.Library(NAMESPACE, "IMPL")  # noqa: TOR901 (kept alive below)
-    library.impl(name, reference, "CUDA")
-    _references[name] = library
+    if triton and importlib.util.find_spec("triton") is not None:
+        library.impl(name, _triton_or(reference, name), "CUDA")
+        _triton_libraries[name] = library
+    else:
+        library.impl(name, reference, "CUDA")
+        _references[name] = library
+
+
+def has_triton_kernel(name: str) -> bool:
+    """Whether an op is served by a Triton kernel on CUDA tensors."""
+    return name in _triton_libraries
+
+
+def _triton_or(reference: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def serve(*arguments: Any) -> Any:
+        kernel = _triton_kernel(name)
+        if kernel is None:
+            return reference(*arguments)
+        device = next(value.device for value in arguments if isinstance(value, torch.Tensor) and value.is_cuda)
+        with torch.cuda.device(device):  # Triton launches on the current one
+            result = kernel(*arguments)
+        return reference(*arguments) if result is NotImplemented else result
+
+    return serve
+
+
+@functools.cache
+def _triton_kernel(name: str) -> Callable[..., Any] | None:
+    """The launcher, imported when it is first called: Triton takes longer to import than all of survcore."""
+    try:
+        return getattr(importlib.import_module(f"survcore.kernels.{name.removesuffix('_backward')}"), name)
+    except ImportError as error:
+        warnings.warn(f"{name} runs in plain PyTorch on CUDA, its Triton kernel does not load: {error}", stacklevel=2)
+        return None
+
+
+def scale_(values: torch.Tensor, factor: torch.Tensor) -> bool:
+    """Multiply CUDA values in place by one number on their device, without a wait and without any traffic where it is
+    1. False, and nothing done, where they are not such values or Triton is not there."""
+    if not (values.is_cuda and factor.is_cuda and type(values) is type(factor) is torch.Tensor):
+        return False
+    if torch._C._functorch.is_functorch_wrapped_tensor(factor):
+        return False
+    kernel = _scaling_kernel()
+    if kernel is None:
+        return False
+    with torch.cuda.device(values.device):
+        return kernel(values, factor)
+
+
+@functools.cache
+def _scaling_kernel() -> Callable[[torch.Tensor, torch.Tensor], bool] | None:
+    if importlib.util.find_spec("triton") is None:
+        return None
+    try:
+        return importlib.import_module("survcore.kernels._scale").scale_unless_one_
+    except ImportError:
+        return None
 
 
 def kernel_source(name: str, key: str) -> str:
-    """Which code serves an op for a dispatch key: "compiled", "reference" or "none"."""
+    """Which code serves an op for a dispatch key: "compiled", "triton", "reference" or "none"."""
+    if key == "CUDA" and has_triton_kernel(name):
+        return "triton"
     if key == "CUDA" and name in _references:
         return "reference"
     return "compiled" if has_kernel(name, key) else "none"

@@ -65,4 +65,4 @@ def _fake(log_hazard: Tensor, risk_sets: Tensor, weights: Tensor, ties: str) -> 
     return step, cumulative, variance
 
 
-_library.serve_cuda_by_reference("cox_baseline_hazard", _reference.cox_baseline_hazard)
+_library.serve_cuda("cox_baseline_hazard", _reference.cox_baseline_hazard)

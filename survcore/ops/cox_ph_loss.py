@@ -81,5 +81,5 @@ def _fake_backward(grad_loss: Tensor, gradient: Tensor) -> Tensor:
 
 
 _apply = differentiable_with_forward_gradient("cox_ph_loss")
-_library.serve_cuda_by_reference("cox_ph_loss", _reference.cox_ph_loss)
-_library.serve_cuda_by_reference("cox_ph_loss_backward", _reference.cox_ph_loss_backward)
+_library.serve_cuda("cox_ph_loss", _reference.cox_ph_loss)
+_library.serve_cuda("cox_ph_loss_backward", _reference.cox_ph_loss_backward)

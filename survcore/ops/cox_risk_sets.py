@@ -195,4 +195,4 @@ def _fake(time: Tensor, event: Tensor, entry: Tensor, strata: Tensor) -> Tensor:
     return time.new_empty(HEADER + 3 * time.shape[0] + 3 + entry.shape[0], dtype=torch.int32)
 
 
-_library.serve_cuda_by_reference("cox_risk_sets", _reference.cox_risk_sets)
+_library.serve_cuda("cox_risk_sets", _reference.cox_risk_sets)

@@ -183,5 +183,5 @@ _apply = differentiable(
     backward=_backward,
     eager=Gradient(_eager_setup_context, _eager_backward),
 )
-_library.serve_cuda_by_reference("discrete_hazard_nll", _reference.discrete_hazard_nll)
-_library.serve_cuda_by_reference("discrete_hazard_nll_backward", _reference.discrete_hazard_nll_backward)
+_library.serve_cuda("discrete_hazard_nll", _reference.discrete_hazard_nll)
+_library.serve_cuda("discrete_hazard_nll_backward", _reference.discrete_hazard_nll_backward)

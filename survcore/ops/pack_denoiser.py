@@ -56,4 +56,4 @@ def _fake(flat: Tensor, dtype: str, instruction_set: str) -> Tensor:
     return flat.new_empty(torch.library.get_ctx().new_dynamic_size())
 
 
-_library.serve_cuda_by_reference("pack_denoiser", _reference.pack_denoiser)
+_library.serve_cuda("pack_denoiser", _reference.pack_denoiser)

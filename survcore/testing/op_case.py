@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,20 @@ class OpCase:
     def function(self) -> Callable[..., Any]:
         """The op with its gradient, if it has one, as the public function calls it."""
         return importlib.import_module(f"survcore.ops.{self.name}").__dict__.get("_apply", self.op)
+
+    def backward_arguments(
+        self, arguments: Arguments, outputs: tuple[Tensor, ...], cotangents: Iterable[Tensor]
+    ) -> Arguments:
+        """Arguments of the backward op, matched by the names in the two schemas."""
+        names = [argument.name for argument in self.op._schema.arguments]
+        output_names = [output.name for output in self.op._schema.returns]
+        known = dict(zip(names, arguments, strict=True)) | dict(zip(output_names, outputs, strict=True))
+        backward = getattr(torch.ops.survcore, f"{self.name}_backward").default
+        gradients = iter(cotangents)
+        return tuple(
+            next(gradients) if argument.name.startswith("grad_") else known[argument.name]
+            for argument in backward._schema.arguments
+        )
 
 
 def tolerance(oracle: Tensor, reference: Tensor, dtype: torch.dtype) -> float:

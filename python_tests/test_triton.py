@@ -1,0 +1,83 @@
+"""Triton kernels without a GPU: in the interpreter, and compiled for every architecture."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import survcore.ops  # noqa: F401 (registers the kernels)
+from survcore import _library
+from survcore.testing import OP_CASES, OpCase
+
+triton = pytest.importorskip("triton", reason="triton is not installed")
+
+# Shared memory that one program may have, by compute capability.
+SHARED_MEMORY = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+KERNELS = [case for name, case in OP_CASES.items() if _library.has_triton_kernel(name)]
+
+
+def test_kernels_in_the_interpreter() -> None:
+    """In a process of its own: Triton looks whether to interpret when it is imported."""
+    folder = Path(__file__).parent / "interpreted"
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": ""}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(folder)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+
+
+def _launches(case: OpCase) -> Iterator[Any]:
+    """Of the forward and the backward pass of two samples, in the types that models are trained in."""
+    from survcore.kernels import _launch
+
+    kernels = importlib.import_module(f"survcore.kernels.{case.name}")
+    backward = getattr(kernels, f"{case.name}_backward", None)
+    for dtype in (torch.float32, torch.bfloat16):
+        for arguments in (next(iter(case.samples(dtype).values())), case.large(dtype)):
+            with _launch.recorded() as launches:
+                outputs = getattr(kernels, case.name)(*arguments)
+                outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+                if backward is not None:
+                    cotangents = [torch.ones_like(outputs[position]) for position in case.differentiable_outputs]
+                    backward(*case.backward_arguments(arguments, outputs, cotangents))
+            yield from launches
+
+
+def _source(launch: Any, target: Any) -> tuple[Any, dict[str, Any], str]:
+    """What Triton would compile for a launch: the source with all specialisations, the options, and a name for both."""
+    from triton.compiler import ASTSource, make_backend
+    from triton.runtime.jit import create_function_from_signature
+
+    kernel = launch.kernel
+    backend = make_backend(target)
+    keywords = launch.constants | {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    binder = create_function_from_signature(kernel.signature, kernel.params, backend)
+    bound, specialization, options = binder(*launch.arguments, **keywords)
+    options, signature, constants, attributes = kernel._pack_args(backend, keywords, bound, specialization, options)
+    name = f"{kernel.fn.__name__} {specialization} {sorted(keywords.items(), key=str)}"
+    return ASTSource(kernel, signature, constants, attributes), options.__dict__, name
+
+
+@pytest.mark.parametrize("capability", SHARED_MEMORY)
+@pytest.mark.parametrize("case", KERNELS, ids=lambda case: case.name)
+def test_kernels_compile_within_shared_memory(case: OpCase, capability: int) -> None:
+    from triton.backends.compiler import GPUTarget
+
+    target = GPUTarget("cuda", capability, 32)
+    seen = set()
+    for launch in _launches(case):
+        source, options, name = _source(launch, target)
+        if name in seen:
+            continue
+        seen.add(name)
+        compiled = triton.compile(source, target=target, options=options)
+        assert compiled.asm["cubin"]
+        assert compiled.metadata.shared <= SHARED_MEMORY[capability], name
+    assert seen
