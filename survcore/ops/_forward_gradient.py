@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from survcore import _library
 from survcore.ops._autograd import Gradient, differentiable
 
 
@@ -26,7 +28,8 @@ def differentiable_with_forward_gradient(name: str, *, backward_inputs: tuple[in
     input, and its backward op ``(Tensor grad_loss, Tensor gradient, ...) -> Tensor``, whose further arguments are the
     inputs at the positions ``backward_inputs``; those and all before them are tensors.
 
-    The gradient of a loss that nothing was done to is given away as it is. The first backward pass in eager mode takes
+    The gradient of a loss that nothing was done to is given away as it is, and on CUDA one times a number is multiplied
+    in place where the number is not 1, which is left to the device to see. The first backward pass in eager mode takes
     what is kept with it; a second one, and one of a call without ``with_gradient``, calls the op again.
     """
     op = getattr(torch.ops.survcore, name).default
@@ -58,7 +61,9 @@ def differentiable_with_forward_gradient(name: str, *, backward_inputs: tuple[in
         if gradient is None:
             with torch._C._AutoDispatchBelowAutograd():
                 _, gradient = op(*saved, *ctx.options, True)
-        if not is_one(grad_loss):
+        # A caller of the op itself may hold its second output too: then there are more than this name and the argument.
+        owned = sys.getrefcount(gradient) <= 2
+        if not is_one(grad_loss) and not (owned and _library.scale_(gradient, grad_loss)):
             gradient = backward_op(grad_loss, gradient, *(saved[position] for position in backward_inputs))
         return (gradient, *(None,) * (count - 1))
 

@@ -188,5 +188,5 @@ def _fake_backward(grad_loss: Tensor, gradient: Tensor, boundaries: Tensor) -> T
 
 
 _apply = differentiable_with_forward_gradient("masked_bce_with_logits", backward_inputs=(5,))
-_library.serve_cuda_by_reference("masked_bce_with_logits", _reference.masked_bce_with_logits)
-_library.serve_cuda_by_reference("masked_bce_with_logits_backward", _reference.masked_bce_with_logits_backward)
+_library.serve_cuda("masked_bce_with_logits", _reference.masked_bce_with_logits, triton=True)
+_library.serve_cuda("masked_bce_with_logits_backward", _reference.masked_bce_with_logits_backward, triton=True)
