@@ -102,5 +102,5 @@ def _fake_backward(grad_loss: Tensor, gradient: Tensor) -> Tensor:
 
 
 _apply = differentiable_with_forward_gradient("deephit_loss")
-_library.serve_cuda_by_reference("deephit_loss", _reference.deephit_loss)
-_library.serve_cuda_by_reference("deephit_loss_backward", _reference.deephit_loss_backward)
+_library.serve_cuda("deephit_loss", _reference.deephit_loss, triton=True)
+_library.serve_cuda("deephit_loss_backward", _reference.deephit_loss_backward)
