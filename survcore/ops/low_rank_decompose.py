@@ -133,5 +133,5 @@ def _fake_backward(
 
 
 _apply = differentiable("low_rank_decompose", setup_context=_setup_context, backward=_backward)
-_library.serve_cuda_by_reference("low_rank_decompose", _reference.low_rank_decompose)
-_library.serve_cuda_by_reference("low_rank_decompose_backward", _reference.low_rank_decompose_backward)
+_library.serve_cuda("low_rank_decompose", _reference.low_rank_decompose, triton=True)
+_library.serve_cuda("low_rank_decompose_backward", _reference.low_rank_decompose_backward, triton=True)
