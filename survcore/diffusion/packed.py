@@ -25,8 +25,8 @@ class PackedDenoiser:
     were made in inference mode and so count no versions. Copies and pickles of a module start empty.
     """
 
-    # Tables for so many numbers of steps; each is [T, L, 6, D].
-    most_tables = 8
+    # Tables of modulation [T, L, 6, D] and, on a GPU, of coefficients [T, 5].
+    most_tables = 16
 
     def __init__(self) -> None:
         # Parameters, what they were like, and what was made of them: always replaced together.
@@ -39,32 +39,43 @@ class PackedDenoiser:
         """Free everything."""
         self._kept = ([], [], {})
 
-    def tables(self, denoiser: Denoiser, precision: str, timesteps: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Packed weights, and modulation [T, L, 6, D] of the timesteps, on the CPU.
+    def tables(
+        self, denoiser: Denoiser, precision: str, timesteps: tuple[int, ...], coefficients: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Packed weights, modulation [T, L, 6, D] of the timesteps, and coefficients, on the denoiser's device.
 
         Args:
             denoiser: whose they are.
             precision: "full", that of the weights, or matrices in "bfloat16".
             timesteps: T of them.
+            coefficients: [T, 5], on the CPU.
         """
+        device = denoiser.output.weight.device
         dtype = torch.bfloat16 if precision == "bfloat16" else None
 
         def pack() -> Tensor:
             return pack_denoiser(denoiser.weights(), heads=denoiser.heads, dtype=dtype)
 
         def modulation() -> Tensor:
-            return denoiser.modulation(torch.tensor(timesteps, device="cpu"))
+            return denoiser.modulation(torch.tensor(timesteps, device=device))
+
+        def moved() -> Tensor:
+            return coefficients.to(device)
 
         parameters = list(denoiser.parameters())
         if denoiser.training or any(parameter.is_inference() for parameter in parameters):
-            return _made(pack), _made(modulation)
+            return _made(pack), _made(modulation), _made(moved)
         state = [(parameter.data_ptr(), parameter.dtype, parameter._version) for parameter in parameters]
         tensors, known, entries = self._kept
         # The parameters themselves are kept, so that no other can take their place in memory.
         if known != state or any(a is not b for a, b in zip(tensors, parameters, strict=True)):
             entries = {}
             self._kept = (parameters, state, entries)
-        return self._entry(entries, precision, pack), self._entry(entries, timesteps, modulation)
+        weights, table = self._entry(entries, precision, pack), self._entry(entries, timesteps, modulation)
+        if device.type == "cpu":
+            return weights, table, coefficients
+        # By value, as a sampler makes the table anew each time: a copy to the device would wait for it.
+        return weights, table, self._entry(entries, ("coefficients", *coefficients.flatten().tolist()), moved)
 
     def _entry(self, entries: dict[Any, Tensor], key: Any, make: Callable[[], Tensor]) -> Tensor:
         value = entries.get(key)
@@ -79,5 +90,5 @@ class PackedDenoiser:
 
 def _made(make: Callable[[], Tensor]) -> Tensor:
     """Whatever the caller's mode: what is kept serves every later one."""
-    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+    with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         return make()

@@ -13,6 +13,10 @@ from survcore.diffusion.schedule import NoiseSchedule
 from survcore.ops.ddim_sample import check_draws, ddim_sample
 from survcore.reference.ddim_sample import sampling_loop
 
+# On a CUDA device. With few draws the time goes into launches, which the compiled loop saves; with many into products,
+# which the vendor's library computes faster.
+MOST_COMPILED_DRAWS = 256
+
 
 def sample(
     denoiser: Denoiser,
@@ -29,10 +33,11 @@ def sample(
 ) -> Tensor:
     """Denoise draws step by step (DDIM, Song et al. 2021; MUST, eq. 21).
 
-    On the CPU, under ``torch.no_grad()`` or with nothing that requires a gradient, the compiled loop
-    :func:`survcore.ops.ddim_sample` runs; its packed weights and tables are kept with the denoiser. Where a gradient is
-    asked for, under ``torch.func``, ``torch.compile`` and ``torch.export``, with "joint" attention and on other devices
-    it is the plain loop of :mod:`survcore.reference.ddim_sample`, which is differentiable.
+    On the CPU, and of few draws on a CUDA device, under ``torch.no_grad()`` or with nothing that requires a gradient,
+    the compiled loop :func:`survcore.ops.ddim_sample` runs; its packed weights and tables are kept with the denoiser.
+    Where a gradient is asked for, under ``torch.func``, ``torch.compile`` and ``torch.export``, with "joint" attention,
+    on other devices and of more draws on a CUDA device, whose large products it leaves to the vendor's library, it is
+    the plain loop of :mod:`survcore.reference.ddim_sample`, which is differentiable.
 
     Args:
         denoiser: its ``attention`` decides what the condition rows see.
@@ -76,8 +81,8 @@ def sample(
             heads=denoiser.heads,
             attention=denoiser.attention,
         )
-    weights, modulation = denoiser.packed.tables(denoiser, precision, visited)
-    return ddim_sample(noise, condition, condition_index, weights, modulation, coefficients, step_noise=step_noise)
+    weights, modulation, table = denoiser.packed.tables(denoiser, precision, visited, coefficients)
+    return ddim_sample(noise, condition, condition_index, weights, modulation, table, step_noise=step_noise)
 
 
 def check_options(schedule: NoiseSchedule, *, draws: int, num_steps: int, solver: str, precision: str) -> None:
@@ -90,7 +95,9 @@ def check_options(schedule: NoiseSchedule, *, draws: int, num_steps: int, solver
 
 def _plain(denoiser: Denoiser, *inputs: Tensor) -> bool:
     """Whether the loop of stock operations has to run."""
-    if denoiser.attention != "prefix" or inputs[0].device.type != "cpu":
+    device = inputs[0].device.type
+    many = device == "cuda" and inputs[0].shape[0] > MOST_COMPILED_DRAWS
+    if denoiser.attention != "prefix" or device not in ("cpu", "cuda") or many:
         return True
     transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     if torch.compiler.is_compiling() or transformed:

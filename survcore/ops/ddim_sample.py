@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from survcore import _library
-from survcore.reference import ddim_sample as _reference
+from survcore.ops._sampling_graphs import SamplingGraphs
 
 
 def ddim_sample(
@@ -128,4 +128,11 @@ def _fake(noise: Tensor, *_: Tensor) -> Tensor:
     return noise.new_empty(noise.shape)
 
 
-_library.serve_cuda_by_reference("ddim_sample", _reference.ddim_sample)
+_graphs = SamplingGraphs()
+
+
+def _plain(*arguments: Tensor) -> Tensor:
+    return _graphs(*arguments)
+
+
+_library.serve_cuda("ddim_sample", _plain)

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from survcore.reference.pack_denoiser import BlockWeights, DenoiserWeights, unflatten_denoiser
+from survcore.reference.pack_denoiser import (
+    BlockWeights,
+    DenoiserWeights,
+    FlatHeader,
+    flat_header,
+    unflatten_denoiser,
+)
 
 ATTENTIONS = ("prefix", "joint")
 
@@ -26,7 +32,24 @@ def ddim_sample(
 
     An empty ``step_noise`` is none.
     """
-    weights, heads = unflatten_denoiser(packed_weights)
+    header = flat_header(packed_weights)
+    return sample_from_flat(
+        header, noise, condition, condition_index, step_noise, packed_weights, modulation, coefficients
+    )
+
+
+def sample_from_flat(
+    header: FlatHeader,
+    noise: Tensor,
+    condition: Tensor,
+    condition_index: Tensor,
+    step_noise: Tensor,
+    packed_weights: Tensor,
+    modulation: Tensor,
+    coefficients: Tensor,
+) -> Tensor:
+    """:func:`ddim_sample` for weights whose header has been read: nothing of it waits for the device."""
+    weights, heads = unflatten_denoiser(packed_weights, header)
     blocks = tuple(BlockWeights(*(tensor.to(noise.dtype) for tensor in block)) for block in weights.blocks)
     weights = DenoiserWeights(blocks, *(tensor.to(noise.dtype) for tensor in weights[1:]))
     added = step_noise if step_noise.numel() else None
