@@ -37,6 +37,44 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Bar:
+    """What is aimed at on a GPU: forward and backward, or forward where there is no gradient.
+
+    Attributes:
+        milliseconds: at most, on an H200.
+        share: of the roof, at least, on any GPU.
+    """
+
+    milliseconds: float | None = None
+    share: float | None = None
+
+    def met(self, seconds: float, roof_share: float | None) -> bool:
+        """Whether a time, which is such a share of the roof, is what is aimed at."""
+        if self.milliseconds is not None and 1e3 * seconds > self.milliseconds:
+            return False
+        return self.share is None or (roof_share is not None and roof_share >= self.share)
+
+    def __str__(self) -> str:
+        parts = [f"{self.milliseconds:g} ms"] if self.milliseconds is not None else []
+        return ", ".join([*parts, *([f"{100 * self.share:g} % of the roof"] if self.share is not None else [])])
+
+
+@dataclass(frozen=True)
+class OnCuda:
+    """What differs where a case is run on a GPU.
+
+    Attributes:
+        sizes: further ones, which would take a CPU too long.
+        quick: sizes that a quick run takes beside the first and those that a bar is set for.
+        bars: size -> bar in the usual type, or (size, type) -> bar in another one.
+    """
+
+    sizes: dict[str, dict[str, int]] = field(default_factory=dict)
+    quick: tuple[str, ...] = ()
+    bars: dict[str | tuple[str, str], Bar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class BenchmarkCase:
     """One op against its rivals: forward, backward and both, or forward alone if no input requires a gradient.
 
@@ -60,10 +98,11 @@ class BenchmarkCase:
         latency: providers that are timed alone, call by call, on an idle machine and beside a busy neighbour.
         table: sizes that a table for readers shows; empty: all.
         also: further types that a run of everything takes.
-        bars: size -> milliseconds of forward and backward (of forward, where there is no gradient) that are aimed at in
-            the usual type, or (size, type) -> milliseconds in another one.
+        bars: size -> milliseconds of forward and backward (of forward, where there is no gradient) that are aimed at on
+            a CPU in the usual type, or (size, type) -> milliseconds in another one.
         curve: sizes that differ in one number only, ``axis``, in rising order: time and memory are drawn over it.
         axis: the keyword of ``inputs`` that is that number.
+        cuda: what differs on a GPU.
     """
 
     name: str
@@ -83,11 +122,38 @@ class BenchmarkCase:
     bars: dict[str | tuple[str, str], float] = field(default_factory=dict)
     curve: tuple[str, ...] = ()
     axis: str = "rows"
+    cuda: OnCuda = field(default_factory=OnCuda)
 
     @property
     def usual_dtype(self) -> str:
         """Of the floating inputs where the caller does not choose another, by PyTorch's name."""
         return str(self.dtype or torch.float32).removeprefix("torch.")
+
+    def dtypes_on(self, device: str) -> list[str]:
+        """The types that a run of everything takes."""
+        if self.dtype:
+            return [self.usual_dtype]
+        barred = [dtype for _, dtype in self.cuda_bars()] if device == "cuda" else []
+        return list(dict.fromkeys((self.usual_dtype, *self.also, *barred)))
+
+    def sizes_on(self, device: str, dtype: str, quick: bool) -> list[str]:
+        """The sizes of a run in a type, the first of ``sizes`` before all others."""
+        if device != "cuda":
+            return list(self.quick if quick else self.sizes)
+        if not quick:
+            return [*self.sizes, *self.cuda.sizes]
+        barred = [size for size, in_type in self.cuda_bars() if in_type == dtype]
+        usual = self.cuda.quick if dtype == self.usual_dtype else ()
+        return list(dict.fromkeys((next(iter(self.sizes)), *usual, *barred)))
+
+    def size(self, name: str) -> dict[str, int]:
+        """The keyword arguments of ``inputs``."""
+        return self.sizes[name] if name in self.sizes else self.cuda.sizes[name]
+
+    def cuda_bars(self) -> dict[tuple[str, str], Bar]:
+        """(size, type) -> bar on a GPU."""
+        bars = self.cuda.bars.items()
+        return {key if isinstance(key, tuple) else (key, self.usual_dtype): bar for key, bar in bars}
 
 
 def is_own(provider: str) -> bool:

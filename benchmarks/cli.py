@@ -60,7 +60,7 @@ def run(
     against: tuple[str, ...],
     out: Path | None,
 ) -> None:
-    """Time each OP, or all: forward, backward and both, or forward alone if it has no gradient.
+    """Time each OP, or all (on cuda all but the metrics): forward, backward and both, or forward without a gradient.
 
     Every provider runs in a process of its own, is first checked against the float64 oracle, and is timed in turns with
     the others. A line has the median of the calls, the 20th, 80th, 95th and 99th percentile, the largest relative
@@ -72,9 +72,13 @@ def run(
     import torch
 
     from survcore.benchmarks import results
-    from survcore.benchmarks.cases import CASES, MODULES
     from survcore.benchmarks.report import lines, records, roof_lines, roof_record
     from survcore.benchmarks.runner import Settings, roofs_of, run_case
+
+    if device == "cuda":
+        from survcore.benchmarks.op_cases import CASES, MODULES
+    else:
+        from survcore.benchmarks.cases import CASES, MODULES
 
     for op in ops:
         if op not in CASES:
@@ -85,8 +89,7 @@ def run(
     roofs: dict[str, Any] = {}
     for op in ops or CASES:
         case, module = CASES[op], MODULES[op].__name__
-        usual = (case.usual_dtype, *case.also)
-        for own in (case.usual_dtype,) if case.dtype else (dtype,) if dtype else usual:
+        for own in [dtype] if dtype and not case.dtype else case.dtypes_on(device):
             settings = Settings(device, own, threads, against, quick)
             context = results.context(device, own, threads, quick, against)
             if own not in roofs:
@@ -187,3 +190,7 @@ def coverage_of_intervals(simulations: int, resamples: int, patients: tuple[int,
         for line in coverage(count, truth, simulations=simulations, resamples=resamples, seed=seed):
             share, error = 100 * line.share, 100 * line.standard_error
             click.echo(f"  {line.interval:<43}  {share:5.1f} % (standard error {error:.1f} %)")
+
+
+if __name__ == "__main__":
+    bench()

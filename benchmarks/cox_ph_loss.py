@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from survcore.benchmarks.case import BenchmarkCase, Inputs, LeftOut, Provider, Work, leaf
+from survcore.benchmarks.case import Bar, BenchmarkCase, Inputs, LeftOut, OnCuda, Provider, Work, leaf
 from survcore.benchmarks.cox_peers import PEERS, CoxdevDeviance, refuse_above_most_rows, torchsurv_entries
 from survcore.ops import RiskSets, cox_ph_loss
 
@@ -319,5 +319,6 @@ CASE = BenchmarkCase(
         "1M, late entry, unsorted",
     ),
     bars={"1M": 3.0, "1M, index": 5.0, "1M unsorted": 8.0, "1k unsorted": 0.06, "100k, tenth tied, unsorted": 1.0},
+    cuda=OnCuda(quick=("1k unsorted",), bars={"1M": Bar(milliseconds=0.2)}),
     curve=("1k unsorted", "10k unsorted", "100k unsorted", "1M unsorted", "10M unsorted"),
 )

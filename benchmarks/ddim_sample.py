@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from survcore.benchmarks.case import BenchmarkCase, Inputs, Work, mapped
+from survcore.benchmarks.case import Bar, BenchmarkCase, Inputs, OnCuda, Work, mapped
 from survcore.ops import ddim_sample, pack_denoiser
 from survcore.reference.ddim_sample import sampling_loop, sampling_step
 from survcore.reference.pack_denoiser import unflatten_denoiser
@@ -47,7 +47,8 @@ def _inputs(dtype: torch.dtype, device: str, *, rows: int, steps: int, layers: i
     coefficients = torch.tensor([[math.cos(angle), -math.sin(angle), 0.0, 0.0, 0.0]] * steps, dtype=torch.float64)
     reference = (noise, condition, index, None, weights, modulation, coefficients)
     real = torch.float64 if dtype == torch.float64 else torch.float32
-    packed = pack_denoiser(weights, heads=_HEADS, dtype=dtype)
+    # Each device has its own pack.
+    packed = pack_denoiser(mapped(lambda tensor: tensor.to(device), weights), heads=_HEADS, dtype=dtype)
     op = (noise.to(real), condition.to(real), index, packed, modulation.to(real), coefficients)
     return mapped(lambda tensor: tensor.to(device), (reference, op))
 
@@ -116,4 +117,8 @@ CASE = BenchmarkCase(
     latency=("survcore", "eager"),
     also=("bfloat16",),
     bars={_name(_BASE): 10.0, (_name(_BASE), "bfloat16"): 6.0},
+    cuda=OnCuda(
+        quick=(_name(_BASE | {"rows": 100}),),
+        bars={_name(_BASE): Bar(milliseconds=2.0), (_name(_BASE), "bfloat16"): Bar(milliseconds=2.0)},
+    ),
 )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from survcore.benchmarks.case import BenchmarkCase, Inputs, LeftOut, Provider, Work, leaf
+from survcore.benchmarks.case import BenchmarkCase, Inputs, LeftOut, OnCuda, Provider, Work, leaf
 from survcore.ops import deephit_loss
 
 ALPHA, SIGMA = 0.2, 0.1
@@ -150,5 +150,6 @@ CASE = BenchmarkCase(
     work=_work,
     table=("32 x 30", "256 x 30", "1024 x 30", "4096 x 30", "4096 x 3 x 30", "1M x 30"),
     bars={"4096 x 30": 0.5},
+    cuda=OnCuda(quick=("4096 x 30",)),
     curve=("1k x 10", "10k x 10", "100k x 10", "1M x 10", "10M x 10"),
 )

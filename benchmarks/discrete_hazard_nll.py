@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from survcore.benchmarks.case import BenchmarkCase, Inputs, LeftOut, Work, leaf
+from survcore.benchmarks.case import Bar, BenchmarkCase, Inputs, LeftOut, OnCuda, Work, leaf
 from survcore.ops import discrete_hazard_nll
 
 # Of pycox and the form of MCAT, which take seconds per call above it, and the latter 700 MB per million rows.
@@ -87,5 +87,6 @@ CASE = BenchmarkCase(
     work=_work,
     table=("32 x 4", "256 x 4", "1k x 4", "256 x 20", "10k x 4", "10k x 20", "1M x 4", "1M x 20", "10M x 20"),
     bars={"10k x 4": 0.06, "1M x 20": 12.0},
+    cuda=OnCuda(quick=("1M x 20",), bars={"10M x 20": Bar(share=0.7)}),
     curve=("1k x 20", "10k x 20", "100k x 20", "1M x 20", "10M x 20"),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from survcore.benchmarks.case import BenchmarkCase, Inputs, Work, leaf
+from survcore.benchmarks.case import BenchmarkCase, Inputs, OnCuda, Work, leaf
 from survcore.ops import low_rank_decompose
 from survcore.reference import low_rank_decompose as reference
 
@@ -52,4 +52,5 @@ CASE = BenchmarkCase(
     inputs=_inputs,
     providers={"survcore": _survcore, "eager": _eager},
     work=_work,
+    cuda=OnCuda(quick=("2 modalities x 4096",)),
 )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from survcore.benchmarks.case import BenchmarkCase, Inputs, LeftOut, Work, leaf
+from survcore.benchmarks.case import Bar, BenchmarkCase, Inputs, LeftOut, OnCuda, Work, leaf
 from survcore.ops import masked_bce_with_logits
 
 _COLUMNS = 1181  # Surv-M2AC's genes and clinical features, with the outcome's two
@@ -82,6 +82,7 @@ CASE = BenchmarkCase(
     },
     work=_work,
     bars={"4096 x 1181": 3.0},
+    cuda=OnCuda(quick=("4096 x 1181",), bars={"100k x 1181": Bar(share=0.7)}),
     table=("32 x 1181", "256 x 1181", "1024 x 1181", "4096 x 1181"),
     curve=("32 x 1181", "256 x 1181", "1024 x 1181", "4096 x 1181", "16k x 1181", "100k x 1181"),
 )

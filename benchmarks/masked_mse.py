@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from survcore.benchmarks.case import BenchmarkCase, Inputs, LeftOut, Work, leaf
+from survcore.benchmarks.case import Bar, BenchmarkCase, Inputs, LeftOut, OnCuda, Work, leaf
 from survcore.ops import masked_mse
 
 _LARGEST_EAGER = 1 << 28  # values whose temporaries fit common memories
@@ -58,6 +58,7 @@ CASE = BenchmarkCase(
     inputs=_inputs,
     providers={"survcore": masked_mse, "eager": _eager, "x[mask]": _boolean_indexing},
     work=_work,
+    cuda=OnCuda(bars={"6144 x RNA": Bar(share=0.7)}),
     table=("24 x RNA", "24 x methylation", "24 x slide", "24 x MRI"),
     curve=("24 x RNA", "96 x RNA", "384 x RNA", "1536 x RNA", "6144 x RNA"),
 )

@@ -35,14 +35,18 @@ class ProviderProcess:
         self._threads, self._limit = threads, limit
         self._process: multiprocessing.process.BaseProcess | None = None
 
+    def start(self) -> None:
+        """Start the process, unless it runs, without waiting for it."""
+        if self._process is None:
+            self._start()
+
     def ask(self, method: str, *arguments: Any) -> Any:
         """What :class:`~survcore.benchmarks.worker.Worker` returns.
 
         Raises:
             ProviderProblem: it failed, left this out, crashed or took too long.
         """
-        if self._process is None:
-            self._start()
+        self.start()
         try:
             self._connection.send((method, arguments))
             if not self._connection.poll(self._limit):

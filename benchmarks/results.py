@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -50,8 +51,8 @@ def write(folder: Path, op: str, device: str, dtype: str, records: list[Record])
     return path
 
 
-def read(source: Path) -> list[Record]:
-    """The records of a file, or of all files of a folder in the order of their names.
+def read(source: Path, pattern: str = "*.jsonl") -> list[Record]:
+    """The records of a file, or of all files of a folder of such names, in their order.
 
     Raises:
         ValueError: there is no such file or folder, or a line is no record of a run.
@@ -59,7 +60,7 @@ def read(source: Path) -> list[Record]:
     if not source.exists():
         raise ValueError(f"{source}: no such file or folder of results")
     found = []
-    for path in sorted(source.glob("*.jsonl")) if source.is_dir() else [source]:
+    for path in sorted(source.glob(pattern)) if source.is_dir() else [source]:
         for number, line in enumerate(path.read_text().splitlines(), start=1):
             try:
                 record = json.loads(line)
@@ -77,7 +78,12 @@ def read(source: Path) -> list[Record]:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree that this package is imported from, "+" where it has been changed; else None."""
+    """The commit of the source tree that this package is imported from, "+" where it has been changed; else None.
+
+    Of a copy without a history, the environment variable SURVCORE_COMMIT tells it.
+    """
+    if told := os.environ.get("SURVCORE_COMMIT"):
+        return told
     root = Path(survcore.__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None

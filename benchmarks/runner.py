@@ -126,7 +126,10 @@ def run_case(module: str, case: BenchmarkCase, settings: Settings, roofs: Roofs)
         processes = {name: stack.enter_context(_process(module, name, settings)) for name in names}
         sources = {case.oracles.get(name, case.oracle) for name in names}
         oracles = {name: stack.enter_context(_process(module, name, settings, exact=True)) for name in sources}
-        for size in case.quick if settings.quick else case.sizes:
+        if settings.device == "cuda":  # each takes seconds to begin, on a machine that has many cores
+            for process in (*processes.values(), *oracles.values()):
+                process.start()
+        for size in case.sizes_on(settings.device, settings.dtype, settings.quick):
             first = size == next(iter(case.sizes))
             asked = {name: processes[name] for name in (names if first else rivals)}
             yield _run_size(case, size, settings, roofs, asked, oracles, folder)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from survcore.benchmarks.case import BenchmarkCase, Inputs, Work, leaf
+from survcore.benchmarks.case import BenchmarkCase, Inputs, OnCuda, Work, leaf
 from survcore.nn import PatchProjection, TransMIL
 from survcore.reference.trans_mil import trans_mil
 
@@ -81,4 +81,5 @@ CASE = BenchmarkCase(
     inputs=_inputs,
     providers={"survcore": _survcore, "eager": _eager},
     work=_work,
+    cuda=OnCuda(quick=("10,000 patches",)),
 )

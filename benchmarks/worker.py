@@ -44,7 +44,7 @@ class Worker:
         self.forget()
         torch.compiler.reset()  # else torch.compile gives up on a function after a few sizes, without a word
         self._provider = _provider(self._case, self._name)
-        inputs = self._case.inputs(self._dtype, self._device, **self._case.sizes[size])
+        inputs = self._case.inputs(self._dtype, self._device, **self._case.size(size))
         self._inputs = mapped(widened, inputs) if self._exact else inputs
 
     def forget(self) -> None:

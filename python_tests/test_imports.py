@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +31,7 @@ ROOMS = {
     "plots": set(),
     "evaluation": {"models", "training", "inference", "data", "metrics", "plots"},
     "testing": {"ops", "reference"},
-    "benchmarks": {"ops", "nn", "metrics", "reference", "testing", "_information", "_library", "_roofs"},
+    "benchmarks": {"ops", "nn", "models", "metrics", "reference", "testing", "_information", "_library", "_roofs"},
 }
 # Rooms held to few packages besides the standard library; heavy packages are imported inside functions everywhere.
 PACKAGES = {
@@ -140,3 +142,63 @@ print(seconds, *heavy)
     seconds, *heavy = output.split()
     assert float(seconds) < 1.0
     assert not heavy
+
+
+# A driver that says which CUDA it supports and ends the process that asks it for anything more.
+_DRIVER = """
+#include <stdio.h>
+#include <stdlib.h>
+int cuDriverGetVersion(int* version) { *version = 13000; return 0; }
+static void refuse(const char* name) { fprintf(stderr, "%s was called\\n", name); _Exit(86); }
+int cuInit(unsigned flags) { refuse("cuInit"); return 999; }
+int cuGetProcAddress_v2() { refuse("cuGetProcAddress_v2"); return 999; }
+int cuGetProcAddress() { refuse("cuGetProcAddress"); return 999; }
+int cuDeviceGetCount() { refuse("cuDeviceGetCount"); return 999; }
+"""
+
+# What a user on a CPU does: a model, its losses, a step of training.
+_CPU_WORK = """
+from survcore.batch import Batch, ModalityInput, Target
+from survcore.models.must import MUST
+import survcore.kernels
+inputs = [ModalityInput("rna", "vector", 8), ModalityInput("clinical", "vector", 5)]
+model = MUST(inputs, 4, {"width": 16, "rank": 4, "heads": 2, "denoiser_heads": 2})
+target = Target(torch.rand(6), torch.ones(6, dtype=torch.int64), torch.arange(6) % 4)
+values = {"rna": torch.randn(6, 8), "clinical": torch.randn(6, 5)}
+batch = Batch(torch.arange(6), torch.ones(6, 2, dtype=torch.bool), values, target=target)
+model.losses(batch, "joint").loss.backward()
+from survcore.ops import cox_ph_loss, deephit_loss, info_nce
+cox_ph_loss(torch.randn(6, requires_grad=True), torch.rand(6), torch.ones(6)).backward()
+deephit_loss(torch.randn(6, 4, requires_grad=True), target.time_bin, target.event).backward()
+info_nce(torch.randn(6, 4, requires_grad=True), torch.randn(6, 4), temperature=0.1).mean().backward()
+assert not torch.cuda.is_initialized()
+"""
+
+
+def test_work_on_the_cpu_never_touches_cuda() -> None:
+    _run("import torch, survcore" + _CPU_WORK)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
+def test_the_driver_is_asked_for_its_version_alone(tmp_path: Path) -> None:
+    """With a torch that has CUDA, and a driver: to initialise it would take memory on the GPU and a second."""
+    (tmp_path / "driver.c").write_text(_DRIVER)
+    library = tmp_path / "libcuda.so.1"
+    command = ["gcc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", tmp_path / "driver.c", "-o", library]
+    subprocess.run(command, check=True)
+    code = f"""
+import torch
+torch.version.cuda = torch.version.cuda or "13.0"
+import survcore.ops
+from survcore import _library
+assert _library._driver_version() == 13, _library._driver_version()
+expected = ("loaded",) if {(REPOSITORY / "survcore" / "_C_cuda.so").is_file()} else ("loaded", "not built")
+assert _library.cuda_library_state in expected, _library.cuda_library_state
+{_CPU_WORK}
+with open("/proc/self/maps") as maps:
+    drivers = {{line.split()[-1] for line in maps if "libcuda.so" in line}}
+assert drivers == {{{str(library)!r}}}, drivers
+"""
+    environment = os.environ | {"LD_LIBRARY_PATH": str(tmp_path)}
+    result = subprocess.run([sys.executable, "-c", code], cwd="/", env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
