@@ -41,8 +41,9 @@ def info_nce(
 
     Memory grows as B: above a million logits (4 MB in float32) tiles of them are made and forgotten, so that B 16,384
     takes as little as the gradients; up to there they are kept for the gradients, which are made with the loss where
-    they are wanted. A pair without negatives (one valid row) and a group without valid rows have the loss 0 with
-    gradient 0. Of [G] losses, those of empty groups are to be left out of a mean:
+    they are wanted. On CUDA they are always made and forgotten, in backward 64 MB of them at a time. A pair without
+    negatives (one valid row) and a group without valid rows have the loss 0 with gradient 0. Of [G] losses, those of
+    empty groups are to be left out of a mean:
     ``losses.sum() / row_mask.any(-1).sum().clamp(min=1)``.
 
     Args:
@@ -248,5 +249,5 @@ _apply = differentiable(
     backward=_backward,
     eager=Gradient(_eager_setup_context, _eager_backward),
 )
-_library.serve_cuda_by_reference("info_nce", _reference.info_nce)
-_library.serve_cuda_by_reference("info_nce_backward", _reference.info_nce_backward)
+_library.serve_cuda("info_nce", _reference.info_nce, triton=True)
+_library.serve_cuda("info_nce_backward", _reference.info_nce_backward, triton=True)
