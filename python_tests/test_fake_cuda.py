@@ -35,14 +35,9 @@ def _facts(tensors: tuple[Tensor, ...]) -> list[tuple[Any, ...]]:
 
 
 def _backward_arguments(case: OpCase, arguments: tuple, outputs: tuple[Tensor, ...]) -> tuple:
-    """Arguments of the backward op by the names in the schemas; gradients of ones."""
-    known = dict(zip([argument.name for argument in case.op._schema.arguments], arguments, strict=True))
-    known |= dict(zip([output.name for output in case.op._schema.returns], outputs, strict=True))
-    gradients = iter([torch.ones_like(outputs[position]) for position in case.differentiable_outputs])
-    schema = getattr(torch.ops.survcore, f"{case.name}_backward").default._schema
-    return tuple(
-        next(gradients) if argument.name.startswith("grad_") else known[argument.name] for argument in schema.arguments
-    )
+    """With gradients of ones."""
+    cotangents = [torch.ones_like(outputs[position]) for position in case.differentiable_outputs]
+    return case.backward_arguments(arguments, outputs, cotangents)
 
 
 @pytest.mark.parametrize("name", _library.op_names())
