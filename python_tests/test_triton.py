@@ -21,6 +21,16 @@ triton = pytest.importorskip("triton", reason="triton is not installed")
 
 # Shared memory that one program may have, by compute capability.
 SHARED_MEMORY = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+# Small samples and rarer types where it is least: they compile for the others if they do there.
+LEAST = min(SHARED_MEMORY, key=SHARED_MEMORY.__getitem__)
+# Forward and backward, of a small batch.
+LAUNCHES = {
+    "deephit_loss": (1, 0),
+    "info_nce": (3, 5),
+    "low_rank_decompose": (3, 4),
+    "masked_bce_with_logits": (3, 1),
+    "masked_mse": (3, 0),
+}
 KERNELS = [case for name, case in OP_CASES.items() if _library.has_triton_kernel(name)]
 
 
@@ -51,6 +61,22 @@ def _launches(case: OpCase, small: bool) -> Iterator[Any]:
             yield from launches
 
 
+@pytest.mark.parametrize("case", KERNELS, ids=lambda case: case.name)
+def test_small_batches_take_few_launches(case: OpCase) -> None:
+    from survcore.kernels import _launch
+
+    kernels = importlib.import_module(f"survcore.kernels.{case.name}")
+    backward = getattr(kernels, f"{case.name}_backward", None)
+    arguments = next(iter(case.samples(torch.float32).values()))
+    with _launch.recorded() as forward_launches:
+        outputs = getattr(kernels, case.name)(*arguments)
+    with _launch.recorded() as backward_launches:
+        if backward is not None:
+            cotangents = [torch.ones_like(outputs[position]) for position in case.differentiable_outputs]
+            backward(*case.backward_arguments(arguments, outputs, cotangents))
+    assert (len(forward_launches), len(backward_launches)) == LAUNCHES[case.name]
+
+
 def _source(launch: Any, target: Any) -> tuple[Any, dict[str, Any], str]:
     """What Triton would compile for a launch: the source with all specialisations, the options, and a name for both."""
     from triton.compiler import ASTSource, make_backend
@@ -66,20 +92,54 @@ def _source(launch: Any, target: Any) -> tuple[Any, dict[str, Any], str]:
     return ASTSource(kernel, signature, constants, attributes), options.__dict__, name
 
 
-@pytest.mark.parametrize("capability", SHARED_MEMORY)
-@pytest.mark.parametrize("case", KERNELS, ids=lambda case: case.name)
-def test_kernels_compile_within_shared_memory(case: OpCase, capability: int) -> None:
+def _check_compiled(launches: Iterator[Any], capability: int) -> None:
     from triton.backends.compiler import GPUTarget
 
     target = GPUTarget("cuda", capability, 32)
     seen = set()
-    # Small samples where memory is least: their other variants compile for the others if they do for one.
-    for launch in _launches(case, small=capability == min(SHARED_MEMORY, key=SHARED_MEMORY.__getitem__)):
+    for launch in launches:
         source, options, name = _source(launch, target)
         if name in seen:
             continue
         seen.add(name)
         compiled = triton.compile(source, target=target, options=options)
-        assert compiled.asm["cubin"]
         assert compiled.metadata.shared <= SHARED_MEMORY[capability], name
+        # A program that would need more tensor memory than there is compiles to nothing.
+        assert "st.global" in compiled.asm["ptx"], name
     assert seen
+
+
+@pytest.mark.parametrize("capability", SHARED_MEMORY)
+@pytest.mark.parametrize("case", KERNELS, ids=lambda case: case.name)
+def test_kernels_compile_within_shared_memory(case: OpCase, capability: int) -> None:
+    _check_compiled(_launches(case, small=capability == LEAST), capability)
+
+
+def _nystrom_launches(every: bool) -> Iterator[Any]:
+    """Of a Nystrom layer on a slide, in float32 and with bfloat16 products of float32 rows; with ``every`` also of
+    bfloat16 rows, and of six tokens that ask a bag."""
+    from survcore.kernels import _launch
+    from survcore.kernels import nystrom_layer as kernels
+
+    count, width, heads, landmarks = 2_000, 256, 8, 128
+    narrow = torch.bfloat16
+    for dtype, dot_dtype in ((torch.float32, torch.float32), (torch.float32, narrow), (narrow, narrow))[: 2 + every]:
+        rows, weight = torch.zeros(count, width, dtype=dtype), torch.zeros(2 * width, width, dtype=dtype)
+        offsets, few = torch.tensor([0, count]), torch.zeros(1, heads, landmarks, width // heads)
+        norm, square = (weight[0], weight[1]), weight[:width]
+        made = torch.zeros(count, width, dtype=dot_dtype)
+        with _launch.recorded() as launches:
+            _, statistics = kernels.landmark_means(rows, offsets, *norm, 1e-5, landmarks)
+            normed = (statistics, *norm)
+            kernels.attend_to_bag(few, rows, offsets, count, *normed, weight, None, dot_dtype, landmarks, made)
+            weights = (square, weight[:heads, :33].contiguous(), few, few, square, weight[0])
+            kernels.mix_landmarks(rows, made, offsets, count, *normed, *weights, None, dot_dtype)
+            if every and dtype == narrow:
+                asking = (None, None, None, weight, weight[:, 0].contiguous())
+                kernels.attend_to_bag(few[:, :, :6], rows, offsets, count, *asking, dot_dtype)
+        yield from launches
+
+
+@pytest.mark.parametrize("capability", SHARED_MEMORY)
+def test_nystrom_kernels_compile_within_shared_memory(capability: int) -> None:
+    _check_compiled(_nystrom_launches(every=capability == LEAST), capability)

@@ -11,6 +11,7 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -152,19 +153,20 @@ def scale_(values: torch.Tensor, factor: torch.Tensor) -> bool:
         return False
     if torch._C._functorch.is_functorch_wrapped_tensor(factor):
         return False
-    kernel = _scaling_kernel()
-    if kernel is None:
+    kernels = triton_module("_scale")
+    if kernels is None:
         return False
     with torch.cuda.device(values.device):
-        return kernel(values, factor)
+        return kernels.scale_unless_one_(values, factor)
 
 
 @functools.cache
-def _scaling_kernel() -> Callable[[torch.Tensor, torch.Tensor], bool] | None:
+def triton_module(name: str) -> ModuleType | None:
+    """``survcore.kernels.<name>``, imported when it is first asked for; None where Triton is not there."""
     if importlib.util.find_spec("triton") is None:
         return None
     try:
-        return importlib.import_module("survcore.kernels._scale").scale_unless_one_
+        return importlib.import_module(f"survcore.kernels.{name}")
     except ImportError:
         return None
 

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from survcore.nn.grid_convolution import depthwise_convolution
 from survcore.nn.pieces import RECOMPUTE_ABOVE, attend, merge_attended, recomputed
+from survcore.ops import _nystrom
 
 ITERATIONS = 6
 KERNEL = 33
@@ -55,6 +56,9 @@ class NystromLayer(nn.Module):
         """
         kept = pieces[:1] if first_only else pieces
         count = sum(map(len, pieces))
+        fused = self._fused_kernels(pieces, count)
+        if fused is not None:
+            return self._fused(fused, pieces, None if not first_only else len(pieces[0]))
         if len(pieces) <= 2 or count <= self.landmarks:
             return list(self._whole(torch.cat(pieces), sum(map(len, kept))).split([len(piece) for piece in kept]))
         again = count > RECOMPUTE_ABOVE
@@ -67,6 +71,34 @@ class NystromLayer(nn.Module):
             before = torch.cat((before, piece[-_HALO:]))[-_HALO:]
             results.append(new if torch.is_grad_enabled() else piece.copy_(new))
         return results
+
+    def _fused_kernels(self, pieces: list[Tensor], count: int) -> _nystrom.FusedKernels | None:
+        """What serves more than m tokens on CUDA where no gradient and no dropout is asked for, and nobody listens."""
+        if count <= self.landmarks or (self.training and self.dropout.p > 0):
+            return None
+        if any(part._forward_hooks or part._forward_pre_hooks for part in self.children()):
+            return None
+        return _nystrom.fused_kernels(pieces, self.query.weight, self.heads, self.landmarks)
+
+    def _fused(self, kernels: _nystrom.FusedKernels, pieces: list[Tensor], kept: int | None) -> list[Tensor]:
+        """New pieces, or the ``kept`` rows of the first: rows are read a few times, and little else."""
+        rows = _nystrom.joined(pieces)
+        offsets = _nystrom.offsets_of_one(rows)
+        norm, key_value, output = self.norm, self.key_value.weight, self.output
+        means, statistics = kernels.landmark_means(rows, offsets, norm.weight, norm.bias, norm.eps, self.landmarks)
+        means = means.to(self.query.weight.dtype)[0]
+        query, key = self._query(means), self._key_value(means)[0]
+        normed = (statistics, norm.weight, norm.bias)
+        values = kernels.new_values(rows)
+        total, _ = kernels.attend_to_bag(
+            query[None], rows, offsets, len(rows), *normed, key_value, None, self.landmarks, values
+        )
+        value = self._solved(query, key, total[0].to(query.dtype))
+        weights = (self.query.weight, self.residual.weight.squeeze(1), key[None], value[None])
+        new = kernels.mix_landmarks(
+            rows, values, offsets, len(rows), *normed, *weights, output.weight, output.bias, kept
+        )
+        return [new[0]] if kept is not None else list(new.split([len(piece) for piece in pieces]))
 
     def _whole(self, rows: Tensor, kept: int) -> Tensor:
         """The first ``kept`` of few rows [n, D]: what is needed twice is then computed once."""
