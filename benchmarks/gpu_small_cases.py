@@ -11,15 +11,33 @@ import torch
 
 import survcore.ops  # noqa: F401 (registers the kernels)
 from survcore import _library
+from survcore.reference.pack_denoiser import pack_denoiser
 from survcore.testing import OP_CASES, OpCase, convert
+from survcore.testing.cox_ph_loss import cox_arguments
+from survcore.testing.ddim_sample import ddim_arguments
+from survcore.testing.op_case import Arguments
 
 # Numbers that a case may have, and cases per op of a quick run.
 _LARGEST, _QUICK_CASES = 40_000, 6
 
 
+def _of_other_kernels() -> dict[str, list[Arguments]]:
+    """Cases, of every run, of kernels that small ones do not reach: tiles of the Cox loss and late entries, launches
+    of single phases of the sampler, and matrices in bfloat16."""
+    draws = ddim_arguments(torch.float32, 5, steps=2)
+    bfloat16 = pack_denoiser(draws[4], "bfloat16", "")
+    return {
+        "cox_ph_loss": [
+            cox_arguments(torch.float32, 20_000, times=20, strata=5),
+            cox_arguments(torch.float32, 600, strata=3, entry=True, weighted=True),
+        ],
+        "ddim_sample": [ddim_arguments(torch.float32, 65, steps=2), (*draws[:4], bfloat16, *draws[5:])],
+    }
+
+
 def main(compiled: bool, quick: bool) -> int:
     sources = ("compiled",) if compiled else ("compiled", "triton")
-    ran = {}
+    ran, others = {}, _of_other_kernels()
     for case in OP_CASES.values():
         if _library.kernel_source(case.name, "CUDA") not in sources:
             continue
@@ -27,6 +45,7 @@ def main(compiled: bool, quick: bool) -> int:
         small = [arguments for arguments in given if _numbers(arguments) <= _LARGEST]
         if quick:
             small = small[:: max(1, len(small) // _QUICK_CASES)]
+        small += others.get(case.name, [])
         for arguments in small:
             _call(case, convert(arguments, device="cuda"))
         torch.cuda.synchronize()

@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <cstring>
 
-namespace survcore {
+#include "core/platform.h"
 
-constexpr int warp_lanes = 32;
+namespace survcore {
 
 // `value` of another lane; all lanes of the warp must call it.
 template <class T>

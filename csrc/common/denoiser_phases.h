@@ -37,7 +37,6 @@
 
 namespace survcore {
 
-constexpr int warp_lanes = 32;
 constexpr int chunk_rows = 8;  // rows that share one reading of the weights; row_sums gives four lanes to each
 
 struct DenoiserPhase {

@@ -1,4 +1,4 @@
-// Marks functions that the CPU and the CUDA kernels share.
+// Marks functions that the CPU and the CUDA kernels share, and says what is the same on every GPU.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -6,3 +6,9 @@
 #else
 #define SURVCORE_SHARED inline __attribute__((always_inline))
 #endif
+
+namespace survcore {
+
+constexpr int warp_lanes = 32;
+
+}  // namespace survcore

@@ -19,77 +19,16 @@
 #include <string>
 #include <tuple>
 
-#include "common/cox_pairs.h"
-#include "common/cox_strips.h"
-#include "common/cuda_launch.h"
-#include "common/cuda_scan.h"
-#include "common/tensors.h"
-#include "core/cox.h"
+#include "cuda/cox_late_entry.cuh"
+#include "cuda/cox_workspace.cuh"
 
 namespace survcore {
 namespace {
 
-constexpr int threads = 256;
 constexpr int strip_rows = 8;
 constexpr int tile_rows = threads * strip_rows;
-constexpr int range_blocks = 512;
-constexpr int scan_threads = 512;
 constexpr int small_threads = 512;
 constexpr int64_t small_rows = 16384;
-constexpr int pair_blocks = 1056;  // eight on each multiprocessor of a large GPU
-
-// What the launches hand to each other. Sums are arrays of the kind that the range chooses, with room for the larger.
-struct Workspace {
-  CoxRange* ranges;  // [range_blocks]
-  CoxScale* scale;   // [1]
-  double* divisor;   // [1]
-  int32_t* groups;   // [strips], of each strip's first position
-  void* all;         // [rows], at the first position of each part of a group; with late entries [groups]
-  void* kept;
-  LossSums* losses;  // [tiles]
-  // Of each strip.
-  void* running;
-  void* rest;
-  void* open;
-  void* later;
-  // Of each tile; after a scan, of all tiles before it, or after it.
-  void* tile_running;
-  void* tile_rest;
-  void* tile_open;
-  void* tile_later;
-  void* parts;  // [parts, groups], with late entries
-};
-
-template <class Real>
-__device__ CoxRange range_of_rows(const CoxRows<Real>& rows, int64_t first, int64_t step) {
-  CoxRange range;
-  for (int64_t row = first; row < rows.rows; row += step) {
-    const auto at = static_cast<int32_t>(row);
-    range.add(static_cast<double>(rows.log_hazard[at]), rows.weight(at));
-  }
-  return range;
-}
-
-// What all blocks of range_kernel have found, the same in every thread.
-template <class Real>
-__device__ CoxScale scale_of(const CoxRows<Real>& rows, const CoxRange* ranges) {
-  CoxRange range;
-  for (int i = threadIdx.x; i < range_blocks; i += threads) range = CoxRange::joined(range, ranges[i]);
-  return scale_for(block_total<threads>(range), rows.valid());
-}
-
-// Writes the range of a block's rows, and the group of the first position of each strip of `length` positions.
-template <class Real>
-__global__ void __launch_bounds__(threads) range_kernel(CoxRows<Real> rows, int32_t length, Workspace work) {
-  const int64_t first = int64_t(blockIdx.x) * threads + threadIdx.x;
-  const int64_t step = int64_t(gridDim.x) * threads;
-  const CoxRange range = block_total<threads>(range_of_rows(rows, first, step));
-  if (threadIdx.x == 0) work.ranges[blockIdx.x] = range;
-  if (!rows.valid()) return;
-  for (int64_t strip = first; strip * length < rows.rows; strip += step) {
-    work.groups[strip] = rows.group_of(static_cast<int32_t>(strip * length));
-  }
-}
 
 // The strip of a thread; an empty one for a thread behind the last row.
 template <class Real>
@@ -128,26 +67,6 @@ __global__ void __launch_bounds__(threads, 2) sum_kernel(CoxRows<Real> rows, Wor
     sum_tile<PlainSum>(rows, scale.shift, work);
   } else {
     sum_tile<PairSum>(rows, scale.shift, work);
-  }
-}
-
-// Replaces each tile's value by that of all tiles before it (from_left) or after it.
-template <bool from_left, class T>
-__device__ void scan_tiles(void* memory, int32_t tiles) {
-  T* values = static_cast<T*>(memory);
-  T carried;
-  for (int32_t first = 0; first < tiles; first += scan_threads) {
-    const int32_t thread = first + static_cast<int32_t>(threadIdx.x);
-    // The last tiles come first from the right: the highest thread has the last one.
-    const int32_t tile =
-        from_left ? thread : tiles - 1 - first - (scan_threads - 1 - static_cast<int32_t>(threadIdx.x));
-    const bool inside = tile >= 0 && tile < tiles;
-    T value;
-    if (inside) value = values[tile];
-    T total;
-    const T others = block_scan<scan_threads, from_left>(value, total);
-    if (inside) values[tile] = from_left ? T::joined(carried, others) : T::joined(others, carried);
-    carried = from_left ? T::joined(carried, total) : T::joined(total, carried);
   }
 }
 
@@ -212,32 +131,6 @@ __global__ void __launch_bounds__(threads) terms_kernel(CoxRows<Real> rows, Work
     terms_of_tile<PlainSum>(rows, scale.shift, work, with_gradient);
   } else {
     terms_of_tile<PairSum>(rows, scale.shift, work, with_gradient);
-  }
-}
-
-// One block: adds up `count` parts of the loss, and scans the tiles' sums for the gradients if there are any.
-template <class Real>
-__global__ void __launch_bounds__(scan_threads, 1)
-    loss_kernel(Workspace work, int32_t count, int32_t tiles, bool mean, Real* loss) {
-  const CoxScale scale = *work.scale;
-  if (!scale.known) {
-    if (threadIdx.x == 0) *loss = static_cast<Real>(NAN);
-    return;
-  }
-  LossSums sums;
-  for (int32_t i = threadIdx.x; i < count; i += scan_threads) sums = LossSums::joined(sums, work.losses[i]);
-  sums = block_total<scan_threads>(sums);
-  if (threadIdx.x == 0) {
-    const double divisor = sums.divisor(mean);
-    *work.divisor = divisor;
-    *loss = static_cast<Real>(sums.loss / divisor);
-  }
-  if (scale.plain) {
-    scan_tiles<true, OpenGroup<PlainSum>>(work.tile_open, tiles);
-    scan_tiles<false, LaterEvents<PlainSum>>(work.tile_later, tiles);
-  } else {
-    scan_tiles<true, OpenGroup<PairSum>>(work.tile_open, tiles);
-    scan_tiles<false, LaterEvents<PairSum>>(work.tile_later, tiles);
   }
 }
 
@@ -334,189 +227,7 @@ __global__ void __launch_bounds__(small_threads) small_kernel(CoxRows<Real> rows
   }
 }
 
-// --- late entries ----------------------------------------------------------------------------------------------------
-
-template <class Real>
-__device__ int32_t parts_of(const CoxRows<Real>& rows) {
-  return pair_parts((rows.groups() + threads - 1) / threads, (rows.rows + threads - 1) / threads, pair_blocks);
-}
-
-// Sums of a tile of groups, one for each thread, over a part of the rows' tiles.
-template <class Sum, class Real>
-__device__ void sum_pairs(const CoxRows<Real>& rows, double shift, const Workspace& work) {
-  __shared__ int32_t own[threads];
-  __shared__ int32_t last[threads];
-  alignas(16) __shared__ unsigned char storage[threads * sizeof(Sum)];
-  Sum* hazards = reinterpret_cast<Sum*>(storage);
-  const int32_t groups = rows.groups();
-  const int32_t group_tiles = (groups + threads - 1) / threads;
-  const int32_t row_tiles = (rows.rows + threads - 1) / threads;
-  const int32_t parts = parts_of(rows);
-  for (int32_t item = blockIdx.x; item < group_tiles * parts; item += gridDim.x) {
-    // The latest groups, which have most rows at risk, first.
-    const int32_t group_tile = group_tiles - 1 - item / parts;
-    const int32_t part = item % parts;
-    const int32_t group = group_tile * threads + static_cast<int32_t>(threadIdx.x);
-    Sum at_risk;
-    for (int32_t tile = part; tile < row_tiles; tile += parts) {
-      const int32_t first = tile * threads;
-      if (work.groups[first] >= (group_tile + 1) * threads) break;  // as those of all later rows
-      const int32_t count = rows.rows - first < threads ? rows.rows - first : threads;
-      const int32_t position = first + static_cast<int32_t>(threadIdx.x);
-      __syncthreads();
-      if (position < rows.rows) {
-        const int32_t row = rows.order[position] >> 1;
-        own[threadIdx.x] = work.groups[position];
-        last[threadIdx.x] = rows.last[position];
-        hazards[threadIdx.x] = hazard_of<Sum>(rows, shift, row, rows.weight(row));
-      }
-      __syncthreads();
-      add_rows(group, own, last, hazards, count, at_risk);
-    }
-    if (group < groups) static_cast<Sum*>(work.parts)[int64_t(part) * groups + group] = at_risk;
-  }
-}
-
-// pair_blocks blocks.
-template <class Real>
-__global__ void __launch_bounds__(threads) pair_sum_kernel(CoxRows<Real> rows, Workspace work) {
-  const CoxScale scale = scale_of(rows, work.ranges);
-  if (blockIdx.x == 0 && threadIdx.x == 0) *work.scale = scale;
-  if (!scale.known) return;
-  if (scale.plain) {
-    sum_pairs<PlainSum>(rows, scale.shift, work);
-  } else {
-    sum_pairs<PairSum>(rows, scale.shift, work);
-  }
-}
-
-// The terms of groups, a warp for each.
-template <class Sum, class Real>
-__device__ LossSums terms_of_groups(const CoxRows<Real>& rows, double shift, const Workspace& work) {
-  const int32_t groups = rows.groups();
-  const int32_t parts = parts_of(rows);
-  const int lane = threadIdx.x % warp_lanes;
-  const int32_t warps = gridDim.x * (threads / warp_lanes);
-  LossSums loss;
-  for (int32_t group = (blockIdx.x * threads + threadIdx.x) / warp_lanes; group < groups; group += warps) {
-    const int32_t events = rows.events[group];
-    const int32_t end = rows.begin(group + 1);
-    GroupEvents<Sum> own;
-    own.add(rows, shift, end - events + lane, end, warp_lanes);
-    own = warp_total(own);
-    JoinedSum<Sum> at_risk;
-    for (int32_t part = lane; part < parts; part += warp_lanes) {
-      at_risk.sum.add(static_cast<const Sum*>(work.parts)[int64_t(part) * groups + group]);
-    }
-    at_risk = warp_total(at_risk);
-    Sum all;
-    Sum kept;
-    if (own.weight > 0) {
-      const double mean_weight = own.weight / events;
-      const double share = rows.efron && events > 1 ? own.tied.over(at_risk.sum) : 0.0;
-      TiedTerms terms;
-      terms.add(lane, events, warp_lanes, events, rows.efron, share);
-      loss.loss += mean_weight * terms.logs;
-      terms = warp_total(terms);
-      all.add_quotient(mean_weight * terms.plain, at_risk.sum);
-      kept.add_quotient(mean_weight * terms.kept, at_risk.sum);
-      if (lane == 0) loss.loss += own.weight * at_risk.sum.log_rest();
-      add_distances(rows, shift, at_risk.sum.origin(), end - events + lane, end, warp_lanes, loss);
-    }
-    if (lane != 0) continue;
-    static_cast<Sum*>(work.all)[group] = all;
-    static_cast<Sum*>(work.kept)[group] = kept;
-  }
-  return loss;
-}
-
-template <class Real>
-__global__ void __launch_bounds__(threads) pair_terms_kernel(CoxRows<Real> rows, Workspace work) {
-  const CoxScale scale = *work.scale;
-  if (!scale.known) return;
-  LossSums loss = scale.plain ? terms_of_groups<PlainSum>(rows, scale.shift, work)
-                              : terms_of_groups<PairSum>(rows, scale.shift, work);
-  loss = block_total<threads>(loss);
-  if (threadIdx.x == 0) work.losses[blockIdx.x] = loss;
-}
-
-struct LastGroup {
-  int32_t group = -1;
-
-  __device__ static LastGroup joined(const LastGroup& left, const LastGroup& right) {
-    return left.group > right.group ? left : right;
-  }
-};
-
-template <class Sum, class Real>
-__device__ void pair_gradients(const CoxRows<Real>& rows, double shift, const Workspace& work, Real* gradient) {
-  alignas(16) __shared__ unsigned char storage[threads * sizeof(Sum)];
-  Sum* reciprocals = reinterpret_cast<Sum*>(storage);
-  const Sum* all = static_cast<const Sum*>(work.all);
-  const Sum* kept = static_cast<const Sum*>(work.kept);
-  const int64_t first = int64_t(blockIdx.x) * threads;
-  const int64_t position = first + threadIdx.x;
-  const bool inside = position < rows.rows;
-  const int32_t own = inside ? work.groups[position] : 0;
-  LastGroup last{inside ? rows.last[position] : -1};
-  const int32_t groups = rows.groups();
-  const int32_t end = block_total<threads>(last).group + 1;
-  Sum events;
-  for (int32_t tile = work.groups[first] / threads * threads; tile < end; tile += threads) {
-    const int32_t group = tile + static_cast<int32_t>(threadIdx.x);
-    __syncthreads();
-    if (group < groups) reciprocals[threadIdx.x] = all[group];
-    __syncthreads();
-    add_groups(own, last.group, tile, reciprocals, groups - tile < threads ? groups - tile : threads, events);
-  }
-  if (!inside) return;
-  const int32_t code = rows.order[position];
-  const bool event = code & 1;
-  if (own <= last.group) events.add(event ? kept[own] : all[own]);
-  gradient[code >> 1] = cox_gradient(rows, shift, code >> 1, event, events, *work.divisor);
-}
-
-// One block for every `threads` positions.
-template <class Real>
-__global__ void __launch_bounds__(threads) pair_gradient_kernel(CoxRows<Real> rows, Workspace work,
-                                                                Real* gradient) {  // [rows]
-  const CoxScale scale = *work.scale;
-  if (!scale.known) {
-    const int64_t row = int64_t(blockIdx.x) * threads + threadIdx.x;
-    if (row < rows.rows) gradient[row] = static_cast<Real>(NAN);
-  } else if (scale.plain) {
-    pair_gradients<PlainSum>(rows, scale.shift, work, gradient);
-  } else {
-    pair_gradients<PairSum>(rows, scale.shift, work, gradient);
-  }
-}
-
 // --- launches --------------------------------------------------------------------------------------------------------
-
-constexpr int64_t ceiling(int64_t count, int64_t size) { return (count + size - 1) / size; }
-
-// Divides one allocation among arrays; measures it where there is none yet.
-struct Arrays {
-  char* memory = nullptr;
-  int64_t bytes = 0;
-
-  template <class T>
-  T* take(int64_t count) {
-    T* array = memory ? reinterpret_cast<T*>(memory + bytes) : nullptr;
-    bytes += ceiling(count * static_cast<int64_t>(sizeof(T)), 16) * 16;
-    return array;
-  }
-};
-
-// Calls lay_out(arrays), which makes a Workspace, for the size and for the arrays; the tensor owns them.
-template <class LayOut>
-std::tuple<Tensor, Workspace> workspace_on(const Tensor& like, const LayOut& lay_out) {
-  Arrays arrays;
-  lay_out(arrays);
-  Tensor memory = empty_on(like, {arrays.bytes}, ScalarType::Byte);
-  arrays = Arrays{static_cast<char*>(memory.mutable_data_ptr()), 0};
-  return {memory, lay_out(arrays)};
-}
 
 template <class Real>
 void launch_small(const CoxRows<Real>& rows, bool mean, const Tensor& like, Real* loss, Real* gradient,
@@ -570,37 +281,6 @@ void launch_tiles(const CoxRows<Real>& rows, bool mean, const Tensor& like, Real
   if (!with_gradient) return;
   gradient_kernel<<<tiles, threads, 0, stream>>>(rows, work, gradient);
   check_launch("cox_ph_loss (gradient)");
-}
-
-template <class Real>
-void launch_pairs(const CoxRows<Real>& rows, bool mean, const Tensor& like, Real* loss, Real* gradient,
-                  cudaStream_t stream) {
-  const auto blocks = static_cast<int32_t>(std::min<int64_t>(ceiling(rows.rows, threads / warp_lanes), pair_blocks));
-  const auto [memory, work] = workspace_on(like, [&](Arrays& arrays) {
-    Workspace arranged{};
-    arranged.ranges = arrays.take<CoxRange>(range_blocks);
-    arranged.scale = arrays.take<CoxScale>(1);
-    arranged.divisor = arrays.take<double>(1);
-    arranged.groups = arrays.take<int32_t>(rows.rows);
-    arranged.losses = arrays.take<LossSums>(blocks);
-    arranged.all = arrays.take<PairSum>(rows.rows);
-    arranged.kept = arrays.take<PairSum>(rows.rows);
-    // parts * groups, of which only the rows tell: parts is 1, or at most blocks / (groups / threads).
-    arranged.parts = arrays.take<PairSum>(std::max<int64_t>(rows.rows, int64_t(pair_blocks) * threads));
-    return arranged;
-  });
-  range_kernel<<<range_blocks, threads, 0, stream>>>(rows, 1, work);
-  check_launch("cox_ph_loss (range)");
-  pair_sum_kernel<<<pair_blocks, threads, 0, stream>>>(rows, work);
-  check_launch("cox_ph_loss (sums with late entries)");
-  pair_terms_kernel<<<blocks, threads, 0, stream>>>(rows, work);
-  check_launch("cox_ph_loss (terms with late entries)");
-  loss_kernel<<<1, scan_threads, 0, stream>>>(work, blocks, 0, mean, loss);
-  check_launch("cox_ph_loss (loss)");
-  if (gradient == nullptr) return;
-  pair_gradient_kernel<<<static_cast<unsigned>(ceiling(rows.rows, threads)), threads, 0, stream>>>(rows, work,
-                                                                                                   gradient);
-  check_launch("cox_ph_loss (gradient with late entries)");
 }
 
 template <class Real>

@@ -1,10 +1,11 @@
 // CUDA kernel of ddim_sample: the phases of common/denoiser_phases.h for all blocks of the device.
 //
-// Few draws: one cooperative launch for the whole call. The blocks, one to a multiprocessor, own a share of the columns
-// of every product and keep these weights in shared memory where they fit (else they are read from the L2 cache in each
-// step), and meet at a barrier behind each of the 4 L + 1 phases of a step. The time goes into these meetings, not into
-// bytes or operations: a step of 4 layers of 256 columns is 17 phases, each a barrier of about a microsecond, a read of
-// the rows from L2 and a few hundred operations of each lane.
+// Few draws: one cooperative launch for the whole call. The blocks, a power of two of them and at most one to a
+// multiprocessor, if the occupancy query says that all are resident, own a share of the columns of every product and
+// keep these weights in shared memory where they fit (else they are read from the L2 cache in each step), and meet at a
+// barrier behind each of the 4 L + 1 phases of a step. The time goes into these meetings, not into bytes or operations:
+// a step of 4 layers of 256 columns is 17 phases, each a barrier of about a microsecond, a read of the rows from L2 and
+// a few hundred operations of each lane.
 //
 // Many draws, or where the blocks cannot all be resident: one launch for each phase. Both run the same phases, without
 // the host ever waiting for the device, and can be captured in a CUDA graph.
@@ -25,6 +26,7 @@ namespace {
 constexpr int threads = 256;
 constexpr int warps = threads / warp_lanes;
 constexpr int64_t most_cooperative_draws = 64;
+constexpr int64_t most_cooperative_tokens = 512;     // of all patients' conditions
 constexpr int64_t blocks_per_multiprocessor = 4;     // of a launch for a phase; a block then takes several chunks
 constexpr int64_t most_arrivals = int64_t(1) << 31;  // what the barrier can count
 
@@ -91,10 +93,11 @@ struct Device {
   }
 };
 
+// Always for as much as there is: the limit is the kernel's, whatever launches of other sizes other threads prepare.
 template <class Kernel>
-bool allow_shared(Kernel kernel, int64_t bytes) {
+bool allow_shared(Kernel kernel, const Device& device) {
   const bool allowed =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)) == cudaSuccess;
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, device.shared_bytes) == cudaSuccess;
   if (!allowed) cudaGetLastError();  // another path is taken: nobody else is to find this error
   return allowed;
 }
@@ -108,7 +111,7 @@ bool launch_cooperative(const PhaseProblem<Real>& problem, const Device& device,
   ResidentWeights places(problem.layout, blocks);
   const int64_t bytes = block_numbers(problem.layout.width) * static_cast<int64_t>(sizeof(Real)) +
                         (on_chip ? places.weights * static_cast<int64_t>(sizeof(Weight)) : 0);
-  if (bytes > device.shared_bytes || !allow_shared(kernel, bytes)) return false;
+  if (bytes > device.shared_bytes || !allow_shared(kernel, device)) return false;
   int per_multiprocessor = 0;
   cudaError_t error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel, threads, bytes);
   if (error == cudaSuccess && int64_t(per_multiprocessor) * device.multiprocessors < blocks) return false;
@@ -128,6 +131,7 @@ bool launch_whole(const PhaseProblem<Real>& problem, const Device& device, unsig
   int64_t even = 1;  // a power of two divides most widths into equal shares
   while (2 * even <= useful) even *= 2;
   if (!device.cooperative || problem.draws > most_cooperative_draws ||
+      problem.patients * problem.tokens > most_cooperative_tokens ||
       problem.phases().count() >= most_arrivals / useful) {
     return false;
   }
@@ -142,7 +146,7 @@ template <class Real, class Weight>
 void launch_phases(const PhaseProblem<Real>& problem, const Device& device, const Tensor& like, cudaStream_t stream) {
   const auto kernel = ddim_sample_phase<Real, Weight>;
   const int64_t bytes = block_numbers(problem.layout.width) * static_cast<int64_t>(sizeof(Real));
-  const bool on_chip = bytes <= device.shared_bytes && allow_shared(kernel, bytes);
+  const bool on_chip = bytes <= device.shared_bytes && allow_shared(kernel, device);
   const int64_t blocks = (on_chip ? blocks_per_multiprocessor : 1) * device.multiprocessors;
   Tensor scratch = empty_on(like, {on_chip ? 0 : blocks * bytes}, ScalarType::Byte);
   Real* numbers = on_chip ? nullptr : static_cast<Real*>(scratch.mutable_data_ptr());
@@ -280,9 +284,9 @@ void check(const Tensor& noise, const Tensor& condition, const Tensor& condition
 Tensor ddim_sample(const Tensor& noise, const Tensor& condition, const Tensor& condition_index,
                    const Tensor& step_noise, const Tensor& packed_weights, const Tensor& modulation,
                    const Tensor& coefficients) {
+  check(noise, condition, condition_index, step_noise, packed_weights, modulation, coefficients);
   const torch::stable::accelerator::DeviceGuard guard(noise.get_device());
   const cudaStream_t stream = current_stream(noise.get_device());
-  check(noise, condition, condition_index, step_noise, packed_weights, modulation, coefficients);
   const int64_t layers = modulation.size(1), width = noise.size(1);
   const PackType pack_type = type_of(packed_weights, layers, width);
   const ScalarType type = pack_type == PackType::float64 ? ScalarType::Double : ScalarType::Float;

@@ -46,7 +46,7 @@ class CudaRecording:
         self._graph = torch.cuda.CUDAGraph()
         self._finished = torch.cuda.Event()
         # What other threads do meanwhile is no part of it, and no error.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
             self.output = run()
 
     def begin(self) -> None:
@@ -86,6 +86,9 @@ class _Replayed:
             for own, given in zip(self._inputs, arguments, strict=True):
                 own.copy_(given)
             self._recording.replay()
+            for own in self._inputs:
+                if own.is_cuda:  # whose memory is not another's before this stream has read it
+                    own.record_stream(torch.cuda.current_stream())
             latents = self._recording.output.clone()
             self._recording.end()
         return latents

@@ -132,7 +132,9 @@ _graphs = SamplingGraphs()
 
 
 def _plain(*arguments: Tensor) -> Tensor:
-    return _graphs(*arguments)
+    # Streams, events and graphs are those of the current device.
+    with torch.cuda.device(arguments[0].device):
+        return _graphs(*arguments)
 
 
 _library.serve_cuda("ddim_sample", _plain)
