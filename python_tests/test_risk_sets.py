@@ -103,6 +103,17 @@ def test_entries_of_another_floating_type_are_refused() -> None:
         RiskSets.from_times(torch.tensor([0.1, 0.3]), torch.ones(2), torch.tensor([0.0, 0.1], dtype=torch.float64))
 
 
+def test_entries_that_keep_nobody_out_cost_nothing() -> None:
+    """Before the first event it does not matter when a row came in: the plan, and so the kernel, is that without."""
+    plain, late = RiskSets.from_times(TIME, EVENT), torch.full_like(TIME, 0.5)
+    found = RiskSets.from_times(TIME, EVENT, late)
+    assert len(found.plan) == len(plain.plan)
+    assert_equal_plans(found.plan, plain.plan)
+    rows = torch.tensor([0, 2, 4])
+    assert_equal_plans(found.take(rows).plan, plain.take(rows).plan)
+    assert len(RiskSets.from_times(TIME, EVENT, TIME - 0.5).plan) > len(plain.plan)
+
+
 def test_description() -> None:
     risk_sets = RiskSets.from_times(TIME, EVENT)
     assert repr(risk_sets) == "RiskSets(6 rows, 3 risk sets, 4 events)"

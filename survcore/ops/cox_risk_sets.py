@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from survcore import _library
-from survcore.reference import cox_risk_sets as _reference
 from survcore.reference.cox_risk_sets import (
     ENTRY_ERROR,
     ENTRY_NOT_BEFORE_TIME,
@@ -17,6 +16,7 @@ from survcore.reference.cox_risk_sets import (
     HEADER,
     STRATIFIED,
     TIME_ERROR,
+    TRUNCATED,
     CoxPlan,
 )
 
@@ -25,7 +25,8 @@ class RiskSets:
     """Who is at risk at each event time, from times that are sorted once.
 
     Survival times do not change between epochs: build the risk sets of a cohort once with :meth:`from_times`, give them
-    to :func:`survcore.cox_ph_loss` as often as needed, and take those of a mini-batch with :meth:`take`.
+    to :func:`survcore.cox_ph_loss` as often as needed, and take those of a mini-batch with :meth:`take`. They are built
+    on the processor: of tensors on a GPU, which is waited for, too.
 
     Attributes:
         plan: int32 tensor of ``torch.ops.survcore.cox_risk_sets``, which the op reads.
@@ -59,9 +60,13 @@ class RiskSets:
         plan = torch.ops.survcore.cox_risk_sets(
             time, event, none if entry is None else entry, none if strata is None else strata
         )
+        truncated = entry is not None
         if not torch.compiler.is_compiling():
             _raise_errors(plan, time, event, entry)
-        return cls(plan, time.shape[0], entry is not None)
+            if truncated and not int(plan[FLAGS]) & TRUNCATED:
+                # Nobody enters late: without the section that says when, the loss is the cheaper one.
+                truncated, plan = False, plan[: len(plan) - len(entry)]
+        return cls(plan, time.shape[0], truncated)
 
     def __len__(self) -> int:
         """Rows."""
@@ -195,4 +200,9 @@ def _fake(time: Tensor, event: Tensor, entry: Tensor, strata: Tensor) -> Tensor:
     return time.new_empty(HEADER + 3 * time.shape[0] + 3 + entry.shape[0], dtype=torch.int32)
 
 
-_library.serve_cuda("cox_risk_sets", _reference.cox_risk_sets)
+def _by_the_processor(*given: Tensor) -> Tensor:
+    """Times are sorted once, and their errors are read by the processor anyway."""
+    return torch.ops.survcore.cox_risk_sets(*(value.cpu() for value in given)).to(given[0].device)
+
+
+_library.serve_cuda("cox_risk_sets", _by_the_processor)
