@@ -557,7 +557,7 @@ def masked_bce_with_logits(
             seen.view_stride,
             seen.row_stride,
             pos_weight if pos_weight.numel() else None,
-            0 if pos_weight.numel() == 1 else 1,
+            0 if pos_weight.numel() == 1 else pos_weight.stride(0),
             counts,
             modalities * count_programs if mark_views > 1 else 0,
             count_programs,

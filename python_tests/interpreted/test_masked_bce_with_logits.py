@@ -143,6 +143,13 @@ def test_floating_targets_and_logits_in_any_place() -> None:
         assert torch.equal(one, other)
 
 
+def test_weights_in_any_place() -> None:
+    logits, target, mask, observed, weight, *rest = masked_arguments(DTYPE, 2, 5, (8, 4), weighted=True)
+    other = torch.rand(2 * len(weight) + 1)
+    for form in (other[1::2], other.flip(0)[: 2 * len(weight) : 2], torch.full((1,), 2.0).expand(len(weight))):
+        _check((logits, target, mask, observed, form, *rest))
+
+
 def _cut(rest: list) -> list:
     """The other arguments for all columns but the first, of one modality."""
     mask, observed, weight, _, *options = rest
