@@ -88,6 +88,18 @@ def test_stored_half_precision_is_widened(dtype: torch.dtype) -> None:
     torch.testing.assert_close(predict(system, batch), predict(system, wide), rtol=0, atol=0)
 
 
+def test_predicts_and_trains_under_autocast() -> None:
+    system, batch = make_system(), make_batch(PATTERNS)
+    expected = predict(system, batch, draws=2, steps=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = predict(system, batch, draws=2, steps=3)
+        losses = system.losses(batch, "joint")
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.05 * expected.abs().max().item())
+    losses.loss.backward()
+    gradients = [parameter.grad for parameter in system.parameters() if parameter.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+
+
 def test_permuted_patches_touch_only_what_reads_the_slide() -> None:
     system, batch = make_system(), make_batch(torch.ones(3, 3, dtype=torch.bool), sizes=20)
     bags = [batch.values["slide"][row] for row in range(3)]

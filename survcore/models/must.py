@@ -118,7 +118,7 @@ class MUST(System):
             )
         if fill == "own" and absent.any():
             drawn = parts["draws"].transpose(1, 2)[absent]
-            drawn = drawn - project(drawn, self.subspace.basis)
+            drawn = drawn - project(drawn, self.subspace.exact())
             parts["draws"].transpose(1, 2)[absent] = drawn
             specific[absent] = drawn.mean(1)
         return Completed(parts, absent, fill)
@@ -277,7 +277,7 @@ class MUST(System):
         """Representations of a batch and the algebra over them (equations 8 to 10)."""
         owned = batch.availability
         whole, specific, cross = self.encoder(batch)
-        basis = self.subspace.basis
+        basis = self.subspace.exact()
         algebra = low_rank_decompose(basis, whole, specific, cross, owned)
         recovered = (whole - algebra.specific).transpose(0, 1)
         if self.options.project_recovered:

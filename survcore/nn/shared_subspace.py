@@ -31,6 +31,12 @@ class SharedSubspace(nn.Module):
             # Of torch's maps this one has the cheapest backward for a tall matrix.
             parametrizations.orthogonal(self, "basis", orthogonal_map="cayley")
 
+    def exact(self) -> Tensor:
+        """The basis computed in its own type under autocast too: products in half precision are not orthonormal."""
+        device = next(self.parameters()).device
+        with torch.autocast(device.type, enabled=False):
+            return self.basis
+
 
 def project(values: Tensor, basis: Tensor) -> Tensor:
     """P x = (x B) B^T for values [..., D] and basis [D, r]; P itself is never formed."""
