@@ -250,16 +250,24 @@ def test_no_output_element_is_left_unwritten(tmp_path: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_no_output_element_is_left_unwritten_on_cuda() -> None:
     """torch's allocator hands freed blocks out again, so all blocks that are free are poisoned first."""
+
+    def poison(outputs: list[Tensor], byte: int) -> None:
+        # Whole blocks of the allocator, which come back in other sizes and orders.
+        sizes = [max(512, -(-output.nbytes // 512) * 512) for output in outputs for _ in range(4)]
+        held = [torch.full((size,), byte, dtype=torch.uint8, device="cuda") for size in sizes]
+        del held
+
     for case, kind, name in (parameter.values for parameter in ALL):
         arguments = _arguments(case, kind, name, torch.float32, "cuda")
         expected = _outputs(case, arguments)
-        for poison in (torch.nan, 42.0):
+        for byte in (0xFF, 0x7F):
             torch.cuda.empty_cache()
-            for memory in [torch.empty_like(output) for output in expected for _ in range(4)]:
-                memory.fill_(poison)
-            for output in expected:
-                fresh = torch.empty_like(output)
-                assert torch.equal(fresh.nan_to_num(7.0), torch.full_like(fresh, poison).nan_to_num(7.0))
+            poison(expected, byte)
+            fresh = [torch.empty_like(output, memory_format=torch.contiguous_format) for output in expected]
+            held = [memory.flatten().view(torch.uint8).cpu() for memory in fresh]
+            assert all((memory == byte).all() for memory in held), "fresh memory does not hold the poison"
+            del fresh
+            poison(expected, byte)
             for actual, wanted in zip(_outputs(case, arguments), expected, strict=True):
                 assert torch.equal(actual.nan_to_num(7.0), wanted.nan_to_num(7.0)), f"{case.name}, {name}"
 

@@ -62,6 +62,7 @@ def differentiable_with_forward_gradient(name: str, *, backward_inputs: tuple[in
             with torch._C._AutoDispatchBelowAutograd():
                 _, gradient = op(*saved, *ctx.options, True)
         # A caller of the op itself may hold its second output too: then there are more than this name and the argument.
+        # A view of it would not be seen, which no public function gives away.
         owned = sys.getrefcount(gradient) <= 2
         if not is_one(grad_loss) and not (owned and _library.scale_(gradient, grad_loss)):
             gradient = backward_op(grad_loss, gradient, *(saved[position] for position in backward_inputs))
