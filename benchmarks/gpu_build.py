@@ -20,7 +20,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-_NEEDED = ("_C.so", "_C_cuda.so")
+_NEEDED = ("_C.so", "_C_cuda.so", "build_information.json")
 
 
 class BuildError(Exception):

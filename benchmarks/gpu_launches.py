@@ -7,10 +7,9 @@ one call takes of many made in a row, which for small batches is what the proces
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from survcore.benchmarks.agreement import told
 from survcore.benchmarks.case import BenchmarkCase, Inputs
+from survcore.benchmarks.gpu_notes import Notes
 from survcore.benchmarks.op_cases import CASES
 from survcore.benchmarks.timing import Passes
 
@@ -28,26 +28,26 @@ _CALLS = 200
 
 def main(out: Path) -> int:
     """0 if every op could be looked at."""
-    found = [record for case in CASES.values() for record in _records(case)]
-    (out / "launches.jsonl").write_text("".join(json.dumps(record) + "\n" for record in found))
-    lines = [f"{'op, size, provider':<64} kernels of forward, backward   busy us   us per call in a row"]
-    lines += [_line(record) for record in found]
-    (out / "launches.txt").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
-    return 1 if any("problem" in record for record in found if record["provider"] == "survcore") else 0
+    failed = False
+    with Notes(out, "launches") as notes:
+        notes.say(f"{'op, size, provider':<64} kernels of forward, backward   busy us   us per call in a row")
+        for case in CASES.values():
+            for record in _records(case):
+                notes.add(record, _line(record))
+                failed = failed or ("problem" in record and record["provider"] == "survcore")
+    return 1 if failed else 0
 
 
-def _records(case: BenchmarkCase) -> list[dict[str, Any]]:
+def _records(case: BenchmarkCase) -> Iterator[dict[str, Any]]:
     size = next(iter(case.sizes))
-    found = []
     for name in ("survcore", "eager"):
         record: dict[str, Any] = {"op": case.name, "size": size, "provider": name}
         try:
             inputs = case.inputs(case.dtype or torch.float32, "cuda", **case.size(size))
-            found.append(record | _measured(case, name, inputs))
+            record |= _measured(case, name, inputs)
         except Exception as error:
-            found.append(record | {"problem": told(error)})
-    return found
+            record["problem"] = told(error)
+        yield record
 
 
 def _measured(case: BenchmarkCase, provider: str, inputs: Inputs) -> dict[str, Any]:

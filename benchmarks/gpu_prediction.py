@@ -7,7 +7,6 @@ of 50 steps and the head. What is timed ends when the risk is on the processor.
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import time
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from survcore.batch import Bags, Batch, ModalityInput
 from survcore.benchmarks.agreement import told
+from survcore.benchmarks.gpu_notes import Notes
 from survcore.models.must import MUST
 
 _FEATURES, _GENES = 1536, 200
@@ -36,12 +36,15 @@ def main(out: Path) -> int:
     model = _model()
     problem = _difference(model)
     model = model.to("cuda")
-    found = [_record(model, patches, mode) for patches in _BARS for mode in ("float32", "bfloat16")]
-    (out / "prediction.jsonl").write_text("".join(json.dumps(record) + "\n" for record in found))
-    lines = [problem or "hazards of 1,000 patches are the processor's", *map(_line, found)]
-    (out / "prediction.txt").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
-    return 1 if problem or any("problem" in record for record in found) else 0
+    failed = bool(problem)
+    with Notes(out, "prediction") as notes:
+        notes.say(problem or "hazards of 1,000 patches are the processor's")
+        for patches in _BARS:
+            for mode in ("float32", "bfloat16"):
+                record = _record(model, patches, mode)
+                notes.add(record, _line(record))
+                failed = failed or "problem" in record
+    return 1 if failed else 0
 
 
 def _model() -> MUST:

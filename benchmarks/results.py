@@ -20,6 +20,8 @@ Record = dict[str, Any]
 
 _FIELDS = {"op", "measured", "device", "dtype", "threads", "run", "peers", "on", "quick", "against"}
 _TIMED = {"size", "provider", "rival", "passes", "median", "p20", "p80"}
+# Lines of other kinds, which benchmarks/gpu_check.sh writes beside the results.
+_OTHERS = {"launches.jsonl", "prediction.jsonl"}
 _PEERS = ("pycox", "torchsurv", "coxdev", "scikit-survival", "lifelines")
 
 
@@ -40,6 +42,7 @@ def context(device: str, dtype: str, threads: int, quick: bool = False, against:
     if device == "cuda":
         facts["cuda"] = torch.version.cuda
         facts["driver"] = _driver()
+        facts["triton"] = _version("triton")
     return facts | {"peers": {name: found for name in _PEERS if (found := _version(name))}}
 
 
@@ -52,15 +55,18 @@ def write(folder: Path, op: str, device: str, dtype: str, records: list[Record])
 
 
 def read(source: Path, pattern: str = "*.jsonl") -> list[Record]:
-    """The records of a file, or of all files of a folder of such names, in their order.
+    """The records of a file, or of all files of runs in a folder of such names, in their order.
 
     Raises:
         ValueError: there is no such file or folder, or a line is no record of a run.
     """
     if not source.exists():
         raise ValueError(f"{source}: no such file or folder of results")
+    paths = [source]
+    if source.is_dir():
+        paths = [path for path in sorted(source.glob(pattern)) if path.name not in _OTHERS]
     found = []
-    for path in sorted(source.glob(pattern)) if source.is_dir() else [source]:
+    for path in paths:
         for number, line in enumerate(path.read_text().splitlines(), start=1):
             try:
                 record = json.loads(line)

@@ -30,7 +30,7 @@ class Settings:
     Attributes:
         device, dtype: of the inputs, as PyTorch names them.
         threads: of every provider.
-        against: which rivals are run beside survcore: "peers", "eager", "compile"; empty: all.
+        against: which rivals are run beside survcore: "peers", "eager", "compile"; empty: all, and the context.
         quick: small sizes and short timing.
     """
 
@@ -122,7 +122,7 @@ def run_case(module: str, case: BenchmarkCase, settings: Settings, roofs: Roofs)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         rivals = chosen(case, settings.against)
-        names = [*rivals, *case.context]
+        names = rivals if settings.against else [*rivals, *case.context]
         processes = {name: stack.enter_context(_process(module, name, settings)) for name in names}
         sources = {case.oracles.get(name, case.oracle) for name in names}
         oracles = {name: stack.enter_context(_process(module, name, settings, exact=True)) for name in sources}

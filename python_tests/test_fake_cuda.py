@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -87,3 +88,24 @@ def test_graph_holds_the_ops_themselves(case: OpCase) -> None:
     called = [node.target for node in graph.graph.nodes if node.op == "call_function"]
     assert case.op in called
     assert not [target for target in called if "aten.mm" in str(target) or "aten.exp" in str(target)]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "served_by"),
+    [
+        (lambda *arguments: ("kernel", *arguments), "kernel"),
+        (lambda *_: NotImplemented, "reference"),
+        (None, "reference"),
+    ],
+    ids=["serves", "declines", "does not load"],
+)
+def test_triton_kernel_or_reference(kernel: Any, served_by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel runs on the device of the first CUDA tensor; the reference serves what it declines."""
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: current.append(device) or nullcontext())
+    monkeypatch.setattr(_library, "_triton_kernel", {"some_op": kernel}.__getitem__)
+    serve = _library._triton_or(lambda *arguments: ("reference", *arguments), "some_op")
+    with FakeTensorMode():
+        arguments = (torch.ones(2), None, torch.ones(3, device="cuda:1"), torch.ones(4, device="cuda:0"), "sum")
+    assert serve(*arguments) == (served_by, *arguments)
+    assert current == ([torch.device("cuda", 1)] if kernel else [])
