@@ -16,6 +16,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["interpreted"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests that take longest first: no process is to wait for another at the end."""
+    items.sort(key=lambda item: item.path.name != "test_triton.py")
+
+
 def real_data_folder(name: str) -> Path | None:
     """Folder of a real data set in ``SURVCORE_DATA`` (default ../shared/data), or None where it is absent."""
     root = Path(os.environ.get("SURVCORE_DATA", REPOSITORY.parent / "shared" / "data"))
