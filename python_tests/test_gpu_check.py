@@ -92,8 +92,8 @@ time.sleep(600)
 
 def test_interrupted_tests_write_what_they_found(tmp_path: Path) -> None:
     (tmp_path / "test_three.py").write_text(
-        "import os, signal\ndef test_right(): pass\ndef test_wrong(): assert False\n"
-        "def test_hanging(): os.kill(os.getpid(), signal.SIGINT)\n"
+        "import os, signal, time\ndef test_right(): pass\ndef test_wrong(): assert False\n"
+        "def test_hanging():\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(60)\n"
     )
     junit = tmp_path / "junit.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={junit}", str(tmp_path)]

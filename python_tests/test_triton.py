@@ -34,6 +34,9 @@ LAUNCHES = {
 KERNELS = [case for name, case in OP_CASES.items() if _library.has_triton_kernel(name)]
 
 
+@pytest.mark.skipif(
+    not triton.__version__.startswith("3.6."), reason="interpreted/ is written for the interpreter of Triton 3.6"
+)
 @pytest.mark.parametrize("third", range(3))
 def test_kernels_in_the_interpreter(third: int) -> None:
     """In processes of their own: Triton looks whether to interpret when it is imported."""
