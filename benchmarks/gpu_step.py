@@ -88,6 +88,7 @@ def run(step: Step, folder: Path, limit: float) -> Outcome:
             stderr=subprocess.STDOUT,
             env=os.environ | step.environment | {SECONDS: f"{limit:.0f}"},
             start_new_session=True,
+            preexec_fn=_heed_interrupts,
         )
         try:
             status = _waited(process, step, limit)
@@ -103,6 +104,11 @@ def run(step: Step, folder: Path, limit: float) -> Outcome:
     if state == "passed" and note.startswith(_NO_TESTS):
         state = "failed"
     return Outcome(step.name, state, taken, note)
+
+
+def _heed_interrupts() -> None:
+    """A shell that runs the check in the background has it, and its children, ignore them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _waited(process: subprocess.Popen[bytes], step: Step, limit: float) -> int | None:
