@@ -100,6 +100,8 @@ def test_predict_for_patients_with_missing_modalities(trained, folder, tmp_path)
     assert list(table.columns) == [
         "risk",
         "risk_spread",
+        "risk_min",
+        "risk_max",
         "median_survival",
         "survival_6",
         "survival_24",

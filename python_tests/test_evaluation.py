@@ -264,9 +264,24 @@ def test_risk_spread_is_that_of_single_draws(cohort, trained):
             parts = {"specific": completed.parts["draws"][:, draw], "shared": completed.parts["shared"]}
             single.append(system.predict(replace(completed, parts=parts))["risk"].numpy())
     np.testing.assert_allclose(table["risk_spread"], np.std(single, axis=0, ddof=1), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(table["risk_min"], np.min(single, axis=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(table["risk_max"], np.max(single, axis=0), rtol=1e-5, atol=1e-6)
+    assert (table["risk_min"][20:] == table["risk"][20:]).all() and "risk_q025" not in table
     for fill in ("zeros", "mean"):
-        assert (trained.predict(lacking, fill=fill)["risk_spread"] == 0).all()
+        filled = trained.predict(lacking, fill=fill)
+        assert (filled["risk_spread"] == 0).all() and (filled["risk_max"] == filled["risk"]).all()
     assert trained.predict(lacking, draws=1, steps=5)["risk_spread"].isna().sum() == 20
+
+
+def test_quantiles_of_the_risk_from_forty_draws_on(cohort, trained):
+    first, second = cohort.modalities
+    lacking = cohort.where(has=[first, second]).without(second, np.arange(140) < 3).select(range(5))
+    assert "risk_q025" not in trained.predict(lacking, draws=39, steps=2)
+    table = trained.predict(lacking, draws=40, steps=2)
+    drawn, others = table[:3], table[3:]
+    assert (drawn["risk_min"] < drawn["risk_q025"]).all() and (drawn["risk_q025"] < drawn["risk_q975"]).all()
+    assert (drawn["risk_q975"] < drawn["risk_max"]).all()
+    assert (others[["risk_min", "risk_q025", "risk_q975", "risk_max"]].eq(others["risk"], axis=0)).all(axis=None)
 
 
 def test_part_cosines_are_means_over_the_rows_that_own_both(cohort, trained):

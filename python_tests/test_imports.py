@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-LEAVES = {"arguments", "batch", "draws", "errors", "files"}
+LEAVES = {"arguments", "batch", "devices", "draws", "errors", "files"}
 
 # Room -> rooms of this package that it may import; the leaves are open to all, a room to itself.
 ROOMS = {

@@ -39,15 +39,12 @@ class _Commands(click.Group):
 
 
 def _known_device(name: str) -> str:
-    import torch
+    from survcore.devices import known_device
 
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise click.BadParameter(f"expected cpu or cuda:N, got {name!r}") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise click.BadParameter(f"{name!r}: torch sees {torch.cuda.device_count()} CUDA devices on this machine")
-    return name
+        return str(known_device(name))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -76,7 +73,7 @@ _device = click.option(
     default="cpu",
     show_default=True,
     callback=lambda *given: _known_device(given[-1]),
-    help="cpu or cuda:N.",
+    help="cpu, cuda:N, or auto: a GPU where there is one.",
 )
 
 

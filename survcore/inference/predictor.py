@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from survcore.arguments import whole_number
+from survcore.batch import Bags, Batch
 from survcore.data.prepared import PreparedCohort
 from survcore.data.preprocessor import Preprocessor
+from survcore.devices import known_device
 from survcore.errors import CheckpointError, DataError
 from survcore.inference.artifact import load_artifact, save_artifact
 from survcore.inference.survival_curve import SurvivalCurves
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
     from survcore.data.cohort import Cohort
 
 _BATCH_SIZE = 256
+# Columns of quantiles of the risk over draws; the last two say little of fewer draws.
+_LEVELS = {"risk_min": 0.0, "risk_max": 1.0, "risk_q025": 0.025, "risk_q975": 0.975}
+_DRAWS_FOR_QUANTILES = 40
+# Of a made-up bag: more than landmarks, so that the attention of large bags is set up.
+_PATCHES = 512
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,7 @@ class Outputs:
 
     Attributes:
         heads: float64 arrays by name, ``risk`` [n] and e.g. ``hazard_logits`` [n, K].
-        risk_spread: float64 [n], standard deviation over draws of the risk that each single draw gives: 0 where nothing
-            was drawn, NaN where there is but one draw.
+        draw_risks: float64 [n, draws], the risk that each single draw gives; NaN where nothing was drawn.
         completed: bool [n, M], modalities that were filled in.
         imputed: int64 [n], single entries that took training values.
         subsampled: bool [n, M], bags of which ``max_patches`` let only a part be seen.
@@ -42,11 +48,33 @@ class Outputs:
     """
 
     heads: dict[str, np.ndarray]
-    risk_spread: np.ndarray
+    draw_risks: np.ndarray
     completed: np.ndarray
     imputed: np.ndarray
     subsampled: np.ndarray
     dropped_patches: np.ndarray
+
+    @property
+    def drawn(self) -> np.ndarray:
+        """Rows of which something was drawn, bool [n]."""
+        return ~np.isnan(self.draw_risks).all(axis=1)
+
+    @property
+    def risk_spread(self) -> np.ndarray:
+        """Standard deviation of the risk over single draws, float64 [n]: 0 where nothing was drawn, NaN where there is
+        but one draw."""
+        spread = np.zeros(len(self.draw_risks))
+        risks = self.draw_risks[self.drawn]
+        spread[self.drawn] = risks.std(axis=1, ddof=1) if risks.shape[1] > 1 else np.nan
+        return spread
+
+    def risk_quantiles(self, levels: Sequence[float]) -> np.ndarray:
+        """Quantiles of the risk over single draws, float64 [n, levels], 0 the least and 1 the largest; the risk itself
+        where nothing was drawn."""
+        found = np.repeat(self.heads["risk"][:, None], len(levels), axis=1)
+        if self.drawn.any():
+            found[self.drawn] = np.quantile(self.draw_risks[self.drawn], levels, axis=1).T
+        return found
 
 
 @dataclass(frozen=True)
@@ -98,17 +126,27 @@ class Predictor:
         """The modalities that the system knows."""
         return self.system.modalities
 
+    @property
+    def _device(self) -> torch.device:
+        return next(self.system.parameters()).device
+
     def save(self, path: str | Path) -> None:
         """Write the model folder (model.json and model.safetensors), atomically."""
         save_artifact(path, {**self.description, "preprocessor": self.preprocessor.state()}, self.system.state_dict())
 
     @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Predictor:
+    def load(cls, path: str | Path, device: torch.device | str = "auto") -> Predictor:
         """Read a model folder.
 
+        Args:
+            path: of the model folder.
+            device: where to predict: "cpu", "cuda:N", or "auto", a GPU where there is one.
+
         Raises:
+            ValueError: a device that is not there.
             CheckpointError: foreign, of another version, cut short, or with weights that do not fit its description.
         """
+        device = known_device(device)
         description, weights = load_artifact(path)
         try:
             preprocessor = Preprocessor.from_state(description.pop("preprocessor"))
@@ -118,6 +156,27 @@ class Predictor:
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} does not hold what its description says: {error}") from error
         return cls(system.to(device), preprocessor, description)
+
+    def warmup(self, **options: Any) -> None:
+        """Predict for made-up patients, one with all modalities and one without each, so that the first real one does
+        not wait for what is set up once: packed weights of samplers, threads, compiled kernels.
+
+        Args:
+            options: ``fill``, ``draws``, ``steps``, ``solver`` and ``precision``, as :meth:`outputs` will be given.
+
+        Raises:
+            ValueError: as :meth:`outputs`.
+        """
+        count = len(self.modalities)
+        for missing in range(count + 1 if count > 1 else 1):
+            batch = _made_up(self.system, missing - 1).to(self._device)
+            with torch.inference_mode():
+                try:
+                    whole = self.system.complete(self.system.encode(batch), **options)
+                except DataError:  # a modality that this system cannot fill in
+                    continue
+                self.system.predict(whole)
+                self.system.predict_draws(whole)
 
     def encode(
         self, cohort: Cohort, *, max_patches: int = 0, seed: int = 0, batch_size: int = _BATCH_SIZE
@@ -184,13 +243,13 @@ class Predictor:
             encoding = self._encoding(cohort, max_patches, seed, _BATCH_SIZE if batch_size is None else batch_size)
         sampling: dict[str, Any] = {"draws": draws, "steps": steps, "solver": solver, "precision": precision}
         heads: list[dict[str, Tensor]] = []
-        completed, spread = [], []
+        completed, draw_risks = [], []
         with torch.inference_mode():
             for encoded in encoding.batches:
                 whole = self.system.complete(encoded, fill=fill, seed=seed, **sampling)
                 heads.append({name: value.cpu() for name, value in self.system.predict(whole).items()})
                 completed.append(whole.completed.cpu())
-                spread.append(self._risk_spread(whole))
+                draw_risks.append(self._draw_risks(whole, draws))
         values = {name: torch.cat([head[name] for head in heads]).double().numpy() for name in heads[0]}
         for name, value in values.items():
             broken = np.isnan(value).any(axis=tuple(range(1, value.ndim)))
@@ -201,7 +260,7 @@ class Predictor:
                 )
         return Outputs(
             values,
-            torch.cat(spread).numpy(),
+            torch.cat(draw_risks).numpy(),
             torch.cat(completed).numpy(),
             encoding.imputed,
             encoding.subsampled,
@@ -229,7 +288,9 @@ class Predictor:
         Returns:
             DataFrame indexed by row id: ``risk`` (higher is worse; of discrete hazards minus the summed survival over
             bins), ``risk_spread`` (standard deviation of the risk over single draws; 0 where nothing was drawn, NaN
-            where there is but one draw), ``median_survival`` (months, infinite where survival stays above one half),
+            where there is but one draw), ``risk_min`` and ``risk_max`` (of single draws), from 40 draws on
+            ``risk_q025`` and ``risk_q975`` (between which 95 % of them lie), ``median_survival`` (months, infinite
+            where survival stays above one half),
             ``survival_<m>``, ``restricted_mean`` if asked for, ``available`` and ``completed`` (modalities joined by
             +), ``fill``, ``imputed_entries`` (single missing entries that took training values), ``subsampled``
             (modalities, joined by +, of whose bag ``max_patches`` let only a part be seen), and ``dropped_patches``
@@ -240,8 +301,10 @@ class Predictor:
         table: dict[str, Any] = {
             "risk": outputs.heads["risk"],
             "risk_spread": outputs.risk_spread,
-            "median_survival": curves.median(),
         }
+        levels = _LEVELS if outputs.draw_risks.shape[1] >= _DRAWS_FOR_QUANTILES else dict(list(_LEVELS.items())[:2])
+        table |= dict(zip(levels, outputs.risk_quantiles(list(levels.values())).T, strict=True))
+        table["median_survival"] = curves.median()
         for month, column in zip(months, curves.survival(list(months)).T, strict=True):
             table[f"survival_{month:g}"] = column
         if restricted_mean_to is not None:
@@ -304,21 +367,20 @@ class Predictor:
         return EncodedCohort(prepared, max_patches, self._batches(prepared, max_patches, seed, batch_size))
 
     def _batches(self, prepared: PreparedCohort, max_patches: int, seed: int, batch_size: int) -> Iterator[Encoded]:
-        device = next(self.system.parameters()).device
         for index in torch.arange(len(prepared)).split(batch_size):
-            batch = prepared.batch(index, max_patches=max_patches, seed=seed).to(device)
+            batch = prepared.batch(index, max_patches=max_patches, seed=seed).to(self._device)
             # The mode would hold on in the caller between two batches if it enclosed the yield.
             with torch.inference_mode():
                 encoded = self.system.encode(batch)
             yield encoded
 
-    def _risk_spread(self, completed: Completed) -> Tensor:
-        """Standard deviation [B] float64 of the risk over single draws."""
+    def _draw_risks(self, completed: Completed, draws: int) -> Tensor:
+        """[B, draws] float64, NaN where nothing was drawn."""
         drawn = completed.completed.any(1).cpu()
-        spread = torch.zeros(len(drawn), dtype=torch.float64)
+        found = torch.full((len(drawn), draws), torch.nan, dtype=torch.float64)
         if drawn.any() and (risks := self.system.predict_draws(completed)) is not None:
-            spread[drawn] = risks.double().cpu()[drawn].std(1) if risks.shape[1] > 1 else torch.nan
-        return spread
+            found[drawn] = risks.double().cpu()[drawn]
+        return found
 
     def _curves(self, outputs: Outputs) -> SurvivalCurves:
         with np.errstate(over="ignore"):
@@ -326,6 +388,22 @@ class Predictor:
         return SurvivalCurves(hazards, self.preprocessor.bins.edges, self.description["longest_follow_up"])
 
 
-def load(path: str | Path, device: torch.device | str = "cpu") -> Predictor:
-    """Read a trained model from its folder (or from the output folder of ``survcore train``)."""
+def _made_up(system: System, missing: int) -> Batch:
+    """One row of zeros without the modality of this index; below 0, with all."""
+    availability = torch.ones(1, len(system.inputs), dtype=torch.bool)
+    values: dict[str, Tensor | Bags] = {}
+    for index, modality in enumerate(system.inputs):
+        availability[0, index] = there = index != missing
+        if modality.kind == "bag":
+            values[modality.name] = Bags.of([torch.zeros(_PATCHES, modality.width) if there else None])
+        elif modality.kind == "tokens" and not modality.groups:
+            values[modality.name] = torch.zeros(1, 1, modality.width)
+        else:
+            values[modality.name] = torch.zeros(1, modality.width)
+    return Batch(torch.zeros(1, dtype=torch.int64), availability, values)
+
+
+def load(path: str | Path, device: torch.device | str = "auto") -> Predictor:
+    """Read a trained model from its folder (or from the output folder of ``survcore train``); see
+    :meth:`Predictor.load`."""
     return Predictor.load(path, device)
