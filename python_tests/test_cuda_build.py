@@ -190,6 +190,7 @@ print(*(kernels.stream_of(device) for device in (0, 3, 9)))
     return [int(word) for word in result.stdout.split()]
 
 
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA")
 def test_stream_is_that_of_the_torch_in_the_process(stand_ins: Path) -> None:
     """Though that is loaded with local symbols; an error of torch's is an exception, not a stream."""
     assert _streams(stand_ins, "libtorch_cuda.so") == [4096, 4099, -1]
@@ -198,3 +199,19 @@ def test_stream_is_that_of_the_torch_in_the_process(stand_ins: Path) -> None:
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA")
 def test_without_cuda_in_torch_there_is_no_stream(stand_ins: Path) -> None:
     assert _streams(stand_ins) == [-1, -1, -1]
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="this torch has no CUDA")
+def test_a_torch_with_cuda_has_what_kernels_ask_it_for() -> None:
+    """And neither to import survcore nor to load its kernels wakes CUDA."""
+    code = f"""
+import torch, survcore.ops
+{_LOCAL}
+if {LIBRARY.is_file()}:
+    torch.ops.load_library({str(LIBRARY)!r})
+torch_cuda = ctypes.CDLL("libtorch_cuda.so", mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+assert torch_cuda.aoti_torch_get_current_cuda_stream
+assert not torch.cuda.is_initialized()
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
