@@ -97,21 +97,9 @@ def test_predict_for_patients_with_missing_modalities(trained, folder, tmp_path)
     assert code == 0, text
     assert "90 rows (10 with completed modalities)" in text
     table = pd.read_csv(tmp_path / "risks.csv", index_col="row_id", keep_default_na=False)
-    assert list(table.columns) == [
-        "risk",
-        "risk_spread",
-        "risk_min",
-        "risk_max",
-        "median_survival",
-        "survival_6",
-        "survival_24",
-        "available",
-        "completed",
-        "fill",
-        "imputed_entries",
-        "subsampled",
-        "dropped_patches",
-    ]
+    numbers = ["risk", "risk_spread", "risk_min", "risk_max", "median_survival", "survival_6", "survival_24"]
+    assert list(table.columns)[: len(numbers)] == numbers
+    assert {"available", "completed", "fill", "imputed_entries", "subsampled", "error", "warning"} <= set(table.columns)
     assert set(table["completed"][:10]) == {first} and set(table["available"][:10]) == {second}
     assert (table["survival_6"].astype(float) >= table["survival_24"].astype(float)).all()
 

@@ -495,8 +495,8 @@ def test_features_that_overflow_are_refused_by_name(cohort, trained):
     model = survcore.Predictor(copy.deepcopy(trained.system), trained.preprocessor, trained.description)
     with torch.no_grad():
         next(model.system.head.parameters()).fill_(torch.nan)
-    with pytest.raises(DataError, match=f"is not a number for . rows, first {str(complete.row_ids[0])!r}"):
-        model.predict(complete)
+    with pytest.raises(DataError, match=f"risk of row {str(complete.row_ids[0])!r} is not a number"):
+        model.outputs(complete)
 
 
 @pytest.mark.parametrize(

@@ -214,16 +214,18 @@ def test_the_predict_command_takes_max_patches(tmp_path, monkeypatch):
     given = []
 
     class Recorder:
+        preprocessor = None
+
         def predict(self, cohort, **options):
             given.append(options["max_patches"])
             columns = {"completed": [""], "imputed_entries": [0], "subsampled": ["slide"], "dropped_patches": [3]}
-            return pd.DataFrame(columns, cohort.row_ids)
+            return pd.DataFrame({**columns, "warning": [""], "error": [""]}, cohort.row_ids)
 
-    monkeypatch.setattr("survcore.inference.load", lambda path, device: Recorder())
+    monkeypatch.setattr("survcore.inference.load", lambda path, **options: Recorder())
     command = ["predict", str(tmp_path), str(folder), "--out", str(tmp_path / "risks.csv")]
     for options, code in (([], 0), (["--max-patches", "9"], 0), (["--max-patches", "-1"], 2)):
         assert CliRunner().invoke(main, command + options).exit_code == code
     assert given == [0, 9]
     output = CliRunner().invoke(main, [*command, "--max-patches", "9"]).output
-    assert "1 rows were predicted from 9 patches" in output
+    assert "1 row predicted from 9 patches" in output
     assert "3 patches with a missing entry were left out" in output

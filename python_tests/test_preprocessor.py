@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -191,8 +192,85 @@ def test_columns_are_found_by_name():
     other = Cohort.from_frames({"slide": slide.rename(columns={"c": "surprise"})}, None)
     with pytest.raises(DataError, match="'slide'.*1 missing: 'c'; 1 unexpected: 'surprise'"):
         preprocessor.transform(other)
-    with pytest.raises(DataError, match="never saw modality 'scan'"):
-        preprocessor.transform(Cohort.from_frames({"scan": slide}, None))
+    with pytest.raises(DataError, match=r"never saw modality 'slides' \(nearest: 'slide'\)"):
+        preprocessor.transform(Cohort.from_frames({"slides": slide}, None))
+
+
+def test_unknown_columns_are_told_with_the_nearest():
+    table = pd.DataFrame({"TP53": [1.0, 2.0], "KRAS": [3.0, 5.0]}, index=["a", "b"])
+    cohort = Cohort.from_frames({"rna": table}, None)
+    other = Cohort.from_frames({"rna": table.rename(columns={"TP53": "TP35"})}, None)
+    for imputes in (True, False):
+        with pytest.raises(DataError, match=r"1 unexpected: 'TP35' \(nearest: 'TP53'\)"):
+            Preprocessor.fit(cohort, imputes=imputes).transform(other)
+
+
+def test_a_missing_column_is_a_missing_entry_where_the_model_takes_such():
+    cohort = make_cohort()
+    cohort = cohort.select(cohort.modalities["blood"].present)
+    narrow = pd.DataFrame(cohort.modalities["blood"].table[:, [2, 0]], index=cohort.row_ids, columns=["z", "x"])
+    narrow = Cohort.from_frames({"blood": narrow}, None)
+    with pytest.raises(DataError, match="1 missing: 'y'"):
+        Preprocessor.fit(cohort).transform(narrow)
+    masking = Preprocessor.fit(cohort, imputes=False)
+    prepared, whole = masking.transform(narrow), masking.transform(cohort)
+    assert not prepared.observed["blood"][:, 1].any() and (prepared.tables["blood"][:, 1] == 0).all()
+    for column in (0, 2):
+        assert torch.equal(prepared.tables["blood"][:, column], whole.tables["blood"][:, column])
+        assert torch.equal(prepared.observed["blood"][:, column], whole.observed["blood"][:, column])
+
+
+def far_away(cohort: Cohort, distances: dict[tuple[str, int, int], float], logged: tuple[str, ...] = ()) -> Cohort:
+    """The cohort with some entries (modality, row, column) so many standard deviations away from their mean."""
+    modalities = dict(cohort.modalities)
+    for (name, row, column), distance in distances.items():
+        modality = modalities[name]
+        values = cohort.modalities[name].table[cohort.modalities[name].present][:, column].astype(np.float64)
+        values = signed_log(values) if name in logged else values
+        entry = np.nanmean(values) + distance * np.nanstd(values)
+        table = modality.table.copy()
+        table[row, column] = np.copysign(np.expm1(abs(entry)), entry) if name in logged else entry
+        modalities[name] = replace(modality, table=table)
+    return replace(cohort, modalities=modalities)
+
+
+@pytest.mark.parametrize("clip", [5.0, None, 50.0])
+def test_absurd_values_are_told_and_not_changed(clip):
+    cohort = make_cohort()
+    own = {"slide": {"transform": "none"}, "blood": {"transform": "signed_log"}}
+    preprocessor = Preprocessor.fit(cohort, {"clip": clip, "modalities": own})
+    assert preprocessor.transform(cohort).extreme == {}
+    distances = {
+        ("blood", 2, 1): 57.2, ("blood", 2, 0): -30.0, ("blood", 4, 1): -21.0, ("blood", 6, 1): 19.0,
+        ("slide", 2, 3): -25.0, ("slide", 8, 0): 19.5,
+    }  # fmt: skip
+    odd = far_away(cohort, distances, logged=("blood",))
+    prepared = preprocessor.transform(odd)
+    assert prepared.extreme == {
+        2: "slide: 'd' lies 25 standard deviations from the training mean; "
+        "blood: 'y' lies 57 standard deviations from the training mean (2 such entries)",
+        4: "blood: 'y' lies 21 standard deviations from the training mean",
+    }
+    scaler = preprocessor.tables["blood"]
+    present = odd.modalities["blood"].present
+    expected = scaler.apply(odd.modalities["blood"].table)[present]
+    got = prepared.tables["blood"].numpy()[present]
+    np.testing.assert_array_equal(got[~np.isnan(expected)], expected[~np.isnan(expected)])
+
+
+def test_constant_columns_and_other_scales_know_nothing_absurd():
+    cohort = make_cohort()
+    blood = cohort.modalities["blood"]
+    table = blood.table.copy()
+    table[0] = 1e4
+    odd = replace(cohort, modalities={**cohort.modalities, "blood": replace(blood, table=table)})
+    for scale in ("minmax", "none"):
+        assert Preprocessor.fit(cohort, {"scale": scale}).transform(odd).extreme == {}
+    # The third column was constant in training.
+    table[0, :2] = np.nan
+    assert Preprocessor.fit(cohort).transform(odd).extreme == {}
+    table[0, 0] = 1e4
+    assert list(Preprocessor.fit(cohort).transform(odd).extreme) == [0]
 
 
 def test_token_arrays_are_padded_with_a_mask():

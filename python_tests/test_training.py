@@ -247,7 +247,12 @@ def test_without_the_diffusion_stage_nothing_is_filled_in(cohort):
     complete = cohort.where(has=["a", "b"])
     assert np.isfinite(predictor.predict(complete)["risk"]).all()
     with pytest.raises(DataError, match="'b' is absent in .* the stage 'diffusion' has not run"):
-        predictor.predict(complete.without("b"))
+        predictor.predict(complete.without("b"), errors="raise")
+    lacking = np.arange(len(complete)) % 2 == 0
+    with pytest.warns(UserWarning, match="could not be predicted"):
+        table = predictor.predict(complete.without("b", lacking))
+    assert (table["risk"].isna() == lacking).all()
+    assert (table["error"].str.contains("the stage 'diffusion' has not run") == lacking).all()
 
 
 def test_resume_of_a_finished_run_returns_its_model(cohort, tmp_path):
@@ -434,7 +439,7 @@ def test_rows_with_no_modality_are_refused(cohort):
     predictor = survcore.fit("linear", cohort, recipe=recipe())
     bare = cohort.without("a", np.arange(120) == 50).without("b", np.arange(120) == 50)
     with pytest.raises(DataError, match="no modality.*p050"):
-        predictor.predict(bare)
+        predictor.predict(bare, errors="raise")
     with pytest.raises(DataError, match="no modality.*p050"):
         survcore.fit("linear", bare, recipe=recipe())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import click
 
 from survcore.cli_data import data
-from survcore.cli_options import cohort_folder, out_folder
+from survcore.cli_options import cohort_folder, known_device, out_folder, seed_option
+from survcore.cli_predict import predict
 from survcore.errors import CheckpointError, DataError
 
 # What a user can cause; anything else is a defect and keeps its traceback.
@@ -34,17 +36,10 @@ class _Commands(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
+        except BrokenPipeError:  # who read the output wants no more, and click ends in silence
+            raise
         except _TOLD as error:
             raise click.ClickException(str(error)) from error
-
-
-def _known_device(name: str) -> str:
-    from survcore.devices import known_device
-
-    try:
-        return str(known_device(name))
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -53,7 +48,6 @@ def main() -> None:
     """Multimodal cancer-survival models that work when modalities are missing."""
 
 
-_seed = click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
 _endpoint = click.option("--endpoint", help="Endpoint of the cohort, where it has several (e.g. OS).")
 _quick = click.option("--quick", is_flag=True, help="The recipe's quick variant: fewer epochs, for a first look.")
 _recipe = click.option(
@@ -72,7 +66,7 @@ _device = click.option(
     "--device",
     default="cpu",
     show_default=True,
-    callback=lambda *given: _known_device(given[-1]),
+    callback=lambda *given: known_device(given[-1]),
     help="cpu, cuda:N, or auto: a GPU where there is one.",
 )
 
@@ -86,7 +80,7 @@ _device = click.option(
     show_default=True,
     help="Folder for what the demo writes.",
 )
-@_seed
+@seed_option
 def demo(quick: bool, out: Path, seed: int) -> None:
     """Train MUST on a simulated cohort and predict with every modality, and with each one missing.
 
@@ -107,7 +101,7 @@ def demo(quick: bool, out: Path, seed: int) -> None:
 @_recipe
 @_quick
 @_settings
-@_seed
+@seed_option
 @_device
 def train(
     system: str, cohort: Path, out: Path, fold: int | None, resume: bool, endpoint: str | None, recipe: Path | None,
@@ -139,7 +133,8 @@ def _say_test_index(predictor: Any, patients: Any, fold: int, seed: int) -> None
 
     test = patients.where(fold=fold)
     outcome = test.endpoint(predictor.description["run"]["endpoint"])
-    index = concordance_index(outcome.time, outcome.event > 0, predictor.predict(test, seed=seed)["risk"])
+    risk = predictor.predict(test, seed=seed, errors="raise")["risk"]
+    index = concordance_index(outcome.time, outcome.event > 0, risk)
     click.echo(f"C-index on fold {fold} ({len(test)} rows): {float(index):.3f}")
 
 
@@ -162,7 +157,7 @@ def _say_test_index(predictor: Any, patients: Any, fold: int, seed: int) -> None
 @_recipe
 @_quick
 @_settings
-@_seed
+@seed_option
 def evaluate(
     system: str, cohort: Path, out: Path, resume: bool, training_missing: tuple[str, ...], rivals: bool,
     max_patches: int, endpoint: str | None, recipe: Path | None, quick: bool, settings: tuple[str, ...], seed: int,
@@ -203,7 +198,7 @@ def evaluate(
 @_recipe
 @_quick
 @_settings
-@_seed
+@seed_option
 def ablate(
     system: str, cohort: Path, name: str, out: Path, finished: Path | None, resume: bool, endpoint: str | None,
     recipe: Path | None, quick: bool, settings: tuple[str, ...], seed: int,
@@ -227,79 +222,14 @@ def ablate(
 
 @main.command()
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@cohort_folder
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="CSV file to write.")
-@click.option(
-    "--fill", type=click.Choice(["own", "zeros", "mean"]), default="own", show_default=True,
-    help="How missing modalities are completed: by the system itself, by zeros, or by the training mean.",
-)  # fmt: skip
-@click.option("--months", default="12,36,60", show_default=True, help="Times at which survival is reported.")
-@click.option("--draws", default=5, show_default=True, help="Draws averaged for a completed modality.")
-@click.option("--steps", default=50, show_default=True, help="Steps of the sampler.")
-@click.option(
-    "--solver", type=click.Choice(["ddim", "dpm_solver++"]), default="ddim", show_default=True,
-    help="How the sampler steps; dpm_solver++ with 15 to 20 steps comes as close as ddim with 50.",
-)  # fmt: skip
-@click.option(
-    "--precision", type=click.Choice(["full", "bfloat16"]), default="full", show_default=True,
-    help="Of the sampler's weights on the CPU.",
-)  # fmt: skip
-@click.option(
-    "--max-patches", type=click.IntRange(min=0), default=0, show_default=True,
-    help="Largest number of patches of a slide, drawn without replacement; 0 for all.",
-)  # fmt: skip
-@_seed
-@_device
-def predict(
-    model: Path,
-    cohort: Path,
-    out: Path,
-    fill: str,
-    months: str,
-    draws: int,
-    steps: int,
-    solver: str,
-    precision: str,
-    max_patches: int,
-    seed: int,
-    device: str,
-) -> None:
-    """Predict with MODEL (a folder written by train) for every row of the cohort folder COHORT.
+@click.option("--json", "as_json", is_flag=True, help="The same facts as JSON.")
+def describe(model: Path, as_json: bool) -> None:
+    """Tell what MODEL (a folder written by train) is, what it was trained on, what it is for, and its limits."""
+    from survcore.inference.model_card import model_card
+    from survcore.inference.model_facts import read_facts
 
-    Rows may lack any modality; outcomes are not needed. Writes one line per row: risk (higher is worse), median
-    survival and survival at --months, which modalities were there and which were completed.
-    """
-    from survcore.data import Cohort
-    from survcore.files import replacing
-    from survcore.inference import load
-
-    try:
-        times = [float(month) for month in months.split(",")]
-    except ValueError as error:
-        raise click.BadParameter(
-            f"expected months separated by commas, got {months!r}", param_hint="--months"
-        ) from error
-    predictor = load(model, device)
-    table = predictor.predict(
-        Cohort.from_folder(cohort),
-        months=times,
-        fill=fill,
-        seed=seed,
-        draws=draws,
-        steps=steps,
-        solver=solver,
-        precision=precision,
-        max_patches=max_patches,
-    )
-    with replacing(out) as temporary:
-        table.to_csv(temporary)
-    click.echo(f"{len(table)} rows ({(table['completed'] != '').sum()} with completed modalities) written to {out}")
-    if imputed := int(table["imputed_entries"].sum()):
-        click.echo(f"{imputed} single missing entries took training values (column imputed_entries)")
-    if cut := int((table["subsampled"] != "").sum()):
-        click.echo(f"{cut} rows were predicted from {max_patches} patches of larger bags (column subsampled)")
-    if dropped := int(table["dropped_patches"].sum()):
-        click.echo(f"{dropped} patches with a missing entry were left out (column dropped_patches)")
+    facts = read_facts(model)
+    click.echo(json.dumps(facts, indent=1) if as_json else model_card(facts))
 
 
 @main.command()
@@ -311,6 +241,7 @@ def info() -> None:
 
 
 main.add_command(data)
+main.add_command(predict)
 
 
 if __name__ == "__main__":

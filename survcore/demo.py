@@ -53,7 +53,7 @@ def run_demo(
     outcome = held_out.endpoint()
     results, predictions = [], []
     for scenario in scenarios(predictor.modalities):
-        table = predictor.predict(scenario.apply(held_out), fill=scenario.fill or "own", seed=seed)
+        table = predictor.predict(scenario.apply(held_out), fill=scenario.fill or "own", seed=seed, errors="raise")
         value = float(concordance_index(outcome.time, outcome.event > 0, table["risk"]))
         results.append({"scenario": scenario.name, "fill": scenario.fill or "-", "c_index": value})
         predictions.append(table.assign(scenario=scenario.name))

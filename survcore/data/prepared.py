@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -89,6 +89,8 @@ class PreparedCohort:
         targets: the endpoint of all rows, or None where the cohort has no outcomes.
         weights: case weights float32 [N], or None.
         imputed: per table and row, how many missing entries were filled from training values, int64 [N].
+        extreme: by row number, what is told of tables with entries more than 20 standard deviations of the training
+            rows from their mean (before the clip; scale "standard" alone); the rows without such are not listed.
     """
 
     row_ids: np.ndarray
@@ -101,6 +103,7 @@ class PreparedCohort:
     targets: Target | None
     weights: Tensor | None
     imputed: dict[str, np.ndarray]
+    extreme: dict[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.row_key)

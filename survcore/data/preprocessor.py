@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from survcore.batch import ModalityInput, Target
 from survcore.data.bag_reader import ORDERS, BagReader
 from survcore.data.endpoint import Endpoint
-from survcore.data.messages import listed
+from survcore.data.messages import listed, nearest_listed
 from survcore.data.modality import TRANSFORMS, Modality, ModalitySpec
 from survcore.data.prepared import ArrayReader, PreparedCohort
 from survcore.data.table_scaler import IMPUTATIONS, SCALES, TableScaler
@@ -99,7 +100,8 @@ class Preprocessor:
                     f"modality {name!r}: none of the {len(cohort)} training rows has it; leave it out of the cohort"
                 )
             if modality.table is not None:
-                tables[name] = TableScaler.fit(modality, **_table_settings(settings, modality.spec))
+                own = {"transform": modality.spec.transform, **_table_settings(settings, modality.spec)}
+                tables[name] = TableScaler.fit(modality, **own)
                 continue
             own = settings["modalities"].get(name, {})
             transforms[name] = own.get("transform", modality.spec.transform)
@@ -112,25 +114,38 @@ class Preprocessor:
         name = None if target is None else target.name
         return cls(settings, inputs, tables, transforms, orders, name, _fit_bins(target, settings), imputes)
 
+    @cached_property
+    def specs(self) -> dict[str, ModalitySpec]:
+        """The modalities as a cohort for this model declares them, by name."""
+        return {modality.name: self._spec(modality) for modality in self.inputs}
+
     def transform(self, cohort: Cohort) -> PreparedCohort:
         """Model input for any cohort with the same modalities or fewer.
 
+        Columns that a table lacks are missing entries where the model takes such (``imputes`` is False).
+
         Raises:
-            DataError: a modality the model never saw, other columns, another width.
+            DataError: a modality or a column that the model never saw, a missing column, another width.
         """
         names = [modality.name for modality in self.inputs]
         unknown = [name for name in cohort.modalities if name not in names]
         if unknown:
-            raise DataError(f"the model never saw modality {listed(unknown)}; it was trained on {listed(names)}")
+            raise DataError(
+                f"the model never saw modality {nearest_listed(unknown, names)}; it was trained on {listed(names)}"
+            )
         availability = torch.zeros(len(cohort), len(names), dtype=torch.bool)
         values, observed, readers, imputed = {}, {}, {}, {}
+        extreme: dict[int, str] = {}
         for column, declared in enumerate(self.inputs):
             modality = cohort.modalities.get(declared.name)
             if modality is not None:
                 availability[:, column] = torch.from_numpy(modality.present)
             if declared.name in self.tables:
-                table, mask, missing = self._table(declared, modality, len(cohort))
+                table, mask, missing, far = self._table(declared, modality, len(cohort))
                 values[declared.name], imputed[declared.name] = table, missing
+                for row, told in far.items():
+                    said = f"{declared.name}: {told}"
+                    extreme[row] = f"{extreme[row]}; {said}" if row in extreme else said
                 if mask is not None:
                     observed[declared.name] = mask
             else:
@@ -154,6 +169,7 @@ class Preprocessor:
             targets=self._targets(cohort),
             weights=None if cohort.weights is None else torch.as_tensor(cohort.weights, dtype=torch.float32),
             imputed=imputed if self.imputes else {name: np.zeros_like(counts) for name, counts in imputed.items()},
+            extreme=extreme,
         )
 
     def state(self) -> dict[str, Any]:
@@ -185,14 +201,25 @@ class Preprocessor:
             imputes=state["imputes"],
         )
 
+    def _spec(self, declared: ModalityInput) -> ModalitySpec:
+        scaler = self.tables.get(declared.name)
+        if scaler is None:
+            return ModalitySpec(declared.name, declared.kind, declared.width, transform=self.transforms[declared.name])
+        columns = scaler.columns
+        groups = tuple((token, tuple(columns[place] for place in places)) for token, places in declared.groups)
+        return ModalitySpec(declared.name, declared.kind, declared.width, columns, groups, scaler.transform)
+
     def _table(
         self, declared: ModalityInput, modality: Modality | None, rows: int
-    ) -> tuple[torch.Tensor, torch.Tensor | None, np.ndarray]:
-        """Values [rows, width] without NaN, a mask of observed entries if it is needed, missing entries per row."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None, np.ndarray, dict[int, str]]:
+        """Values [rows, width] without NaN, a mask of observed entries if it is needed, missing entries per row, and
+        what is told of rows with absurd entries."""
         if modality is None:
-            return torch.zeros(rows, declared.width), None, np.zeros(rows, dtype=np.int64)
+            return torch.zeros(rows, declared.width), None, np.zeros(rows, dtype=np.int64), {}
         scaler = self.tables[declared.name]
-        values = scaler.apply(scaler.aligned(modality))
+        table = scaler.aligned(modality, gaps=not self.imputes)
+        values = scaler.apply(table)
+        extreme = scaler.extreme(table, values) if self._is_standard(declared) else {}
         values[~modality.present] = 0.0
         missing = np.isnan(values)
         counts = missing.sum(axis=1)
@@ -201,7 +228,11 @@ class Preprocessor:
         elif counts.any():
             values[missing] = 0.0
         mask = torch.from_numpy(~missing & modality.present[:, None]) if counts.any() and not self.imputes else None
-        return torch.from_numpy(values), mask, counts
+        return torch.from_numpy(values), mask, counts, extreme
+
+    def _is_standard(self, declared: ModalityInput) -> bool:
+        """Whether a table is scaled by the standard deviations of its training values."""
+        return _table_settings(self.settings, declared)["scale"] == "standard"
 
     def _targets(self, cohort: Cohort) -> Target | None:
         if self.bins is None or self.endpoint not in cohort.endpoints:
@@ -284,8 +315,8 @@ def _known(what: str, given: Any, choices: Any) -> None:
         raise ValueError(f"unknown {what}: {listed(unknown)}; expected one of {', '.join(choices) or 'none'}")
 
 
-def _table_settings(settings: dict[str, Any], spec: ModalitySpec) -> dict[str, Any]:
+def _table_settings(settings: dict[str, Any], spec: ModalitySpec | ModalityInput) -> dict[str, Any]:
     default = {name: settings[name] for name in ("scale", "clip", "impute")}
     if spec.kind == "panel":
         default["scale"] = "none"
-    return {"transform": spec.transform, **default, **settings["modalities"].get(spec.name, {})}
+    return {**default, **settings["modalities"].get(spec.name, {})}

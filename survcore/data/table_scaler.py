@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from survcore.data.messages import listed
+from survcore.data.messages import listed, nearest_listed
 from survcore.data.modality import Modality, ModalitySpec
 from survcore.errors import DataError
 
 SCALES = ("standard", "minmax", "none")
 IMPUTATIONS = ("median", "mean")
+# Standard deviations from the training mean beyond which a value is told as absurd.
+EXTREME = 20.0
 
 
 def signed_log(values: np.ndarray) -> np.ndarray:
@@ -72,13 +75,47 @@ class TableScaler:
         scaler = cls(modality.spec.columns, transform, centre, spread, clip, fill=np.zeros(width))
         return replace(scaler, fill=_column_centres(scaler._scaled(values), observed, impute))
 
+    @cached_property
+    def position(self) -> dict[str, int]:
+        """Place of every column in the model's input."""
+        return {column: index for index, column in enumerate(self.columns)}
+
     def apply(self, table: np.ndarray) -> np.ndarray:
         """Transformed, scaled and clipped values: float32 [N, width]; missing entries stay NaN."""
         values = table.astype(np.float64)
         return self._scaled(signed_log(values) if self.transform == "signed_log" else values).astype(np.float32)
 
-    def aligned(self, modality: Modality) -> np.ndarray:
+    def extreme(self, table: np.ndarray, applied: np.ndarray) -> dict[int, str]:
+        """Rows with an entry more than 20 standard deviations of the training rows from their mean, and what is told.
+
+        It means something under the scale "standard" alone. Columns that were constant in training have no such
+        measure and are left out.
+
+        Args:
+            table: [N, width], the values before :meth:`apply`.
+            applied: [N, width], what :meth:`apply` made of them. Only rows that reached the clip, or 20 standard
+                deviations where there is no clip below, are looked at again.
+        """
+        bound = np.float32(EXTREME if self.clip is None else min(EXTREME, self.clip))
+        rows = np.flatnonzero((np.abs(applied) >= bound).any(axis=1))
+        if not len(rows):
+            return {}
+        values = table[rows].astype(np.float64)
+        distance = np.abs((signed_log(values) if self.transform == "signed_log" else values) - self.centre) / self.scale
+        # A constant column has a scale of exactly 1.
+        distance = np.where(np.isnan(distance) | (self.scale == 1.0), 0.0, distance)
+        counts, worst = (distance > EXTREME).sum(axis=1), distance.argmax(axis=1)
+        return {
+            int(row): _far(self.columns[place], distances[place], count)
+            for row, distances, place, count in zip(rows, distance, worst, counts, strict=True)
+            if count
+        }
+
+    def aligned(self, modality: Modality, *, gaps: bool = False) -> np.ndarray:
         """The modality's table with its columns in the order of the model's input.
+
+        Args:
+            gaps: columns that are absent become missing entries (NaN), for models that take such.
 
         Raises:
             DataError: columns that the model needs are absent, or there are columns it never saw.
@@ -90,12 +127,14 @@ class TableScaler:
             )
         if spec.columns == self.columns:
             return modality.table
-        missing = [column for column in self.columns if column not in set(spec.columns)]
-        unexpected = [column for column in spec.columns if column not in set(self.columns)]
-        if missing or unexpected:
-            raise DataError(_other_columns(spec, len(self.columns), missing, unexpected))
-        position = {column: index for index, column in enumerate(spec.columns)}
-        return modality.table[:, [position[column] for column in self.columns]]
+        found = {column: index for index, column in enumerate(spec.columns)}
+        missing = [column for column in self.columns if column not in found]
+        unexpected = [column for column in spec.columns if column not in self.position]
+        if unexpected or (missing and not gaps):
+            raise DataError(_other_columns(spec, self.columns, missing, unexpected))
+        table = np.full((len(modality.table), len(self.columns)), np.nan, dtype=np.float32)
+        table[:, [self.position[column] for column in found]] = modality.table
+        return table
 
     def state(self) -> dict[str, Any]:
         """A JSON-able description, exact to the last bit; :meth:`from_state` reads it."""
@@ -126,10 +165,16 @@ def _column_centres(values: np.ndarray, observed: np.ndarray, impute: str) -> np
     return centres
 
 
-def _other_columns(spec: ModalitySpec, expected: int, missing: list[str], unexpected: list[str]) -> str:
-    parts = [f"modality {spec.name!r}: the model takes {expected} columns, the cohort has {len(spec.columns)}"]
+def _far(column: str, distance: float, count: int) -> str:
+    number = f"{distance:.0f}" if distance < 1e6 else f"{distance:.1e}"
+    others = "" if count == 1 else f" ({count} such entries)"
+    return f"{column!r} lies {number} standard deviations from the training mean{others}"
+
+
+def _other_columns(spec: ModalitySpec, expected: tuple[str, ...], missing: list[str], unexpected: list[str]) -> str:
+    parts = [f"modality {spec.name!r}: the model takes {len(expected)} columns, the cohort has {len(spec.columns)}"]
     if missing:
         parts.append(f"{len(missing)} missing: {listed(missing)}")
     if unexpected:
-        parts.append(f"{len(unexpected)} unexpected: {listed(unexpected)}")
+        parts.append(f"{len(unexpected)} unexpected: {nearest_listed(unexpected, expected)}")
     return "; ".join(parts)

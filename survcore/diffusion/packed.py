@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from survcore.kept import Kept
 from survcore.ops import pack_denoiser
 
 if TYPE_CHECKING:
@@ -16,28 +17,14 @@ if TYPE_CHECKING:
 PRECISIONS = ("full", "bfloat16")
 
 
-class PackedDenoiser:
+class PackedDenoiser(Kept):
     """Packed weights and tables of time modulation of one denoiser, made again when its weights have changed.
 
-    A change is seen by memory, dtype and torch's version counter of each parameter (optimisers, ``load_state_dict``,
-    ``copy_``, another tensor in its place); ``to()``, ``train()`` and ``eval()`` forget everything. Not seen is what
-    changes ``parameter.data`` in evaluation mode. Nothing is kept in training mode, nor of a module whose parameters
-    were made in inference mode and so count no versions. Copies and pickles of a module start empty.
+    ``to()``, ``train()`` and ``eval()`` of the denoiser forget everything.
     """
 
     # Tables of modulation [T, L, 6, D] and, on a GPU, of coefficients [T, 5].
     most_tables = 16
-
-    def __init__(self) -> None:
-        # Parameters, what they were like, and what was made of them: always replaced together.
-        self._kept: tuple[list[Tensor], list[Any], dict[Any, Tensor]] = ([], [], {})
-
-    def __reduce__(self) -> tuple[type[PackedDenoiser], tuple[()]]:
-        return PackedDenoiser, ()
-
-    def forget(self) -> None:
-        """Free everything."""
-        self._kept = ([], [], {})
 
     def tables(
         self, denoiser: Denoiser, precision: str, timesteps: tuple[int, ...], coefficients: Tensor
@@ -62,15 +49,9 @@ class PackedDenoiser:
         def moved() -> Tensor:
             return coefficients.to(device)
 
-        parameters = list(denoiser.parameters())
-        if denoiser.training or any(parameter.is_inference() for parameter in parameters):
+        entries = self.entries(denoiser)
+        if entries is None:
             return _made(pack), _made(modulation), _made(moved)
-        state = [(parameter.data_ptr(), parameter.dtype, parameter._version) for parameter in parameters]
-        tensors, known, entries = self._kept
-        # The parameters themselves are kept, so that no other can take their place in memory.
-        if known != state or any(a is not b for a, b in zip(tensors, parameters, strict=True)):
-            entries = {}
-            self._kept = (parameters, state, entries)
         weights, table = self._entry(entries, precision, pack), self._entry(entries, timesteps, modulation)
         if device.type == "cpu":
             return weights, table, coefficients

@@ -9,7 +9,8 @@ from itertools import groupby
 from survcore.data.cohort import Cohort
 from survcore.errors import DataError
 from survcore.evaluation.scenarios import Scenario
-from survcore.inference.predictor import EncodedCohort, Outputs, Predictor
+from survcore.inference.outputs import EncodedCohort, Outputs
+from survcore.inference.predictor import Predictor
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from survcore.batch import Batch, ModalityInput
@@ -59,11 +60,35 @@ class Stage:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the encoders make of the modalities that are there: named parts, and who has what (bool [B, M])."""
+    """What the encoders make of the modalities that are there.
+
+    Attributes:
+        parts: named tensors [B, ...].
+        availability: bool [B, M], who has what.
+        row_key: int64 [B], on the CPU.
+    """
 
     parts: dict[str, Tensor]
     availability: Tensor
     row_key: Tensor
+
+    def __len__(self) -> int:
+        return len(self.row_key)
+
+    def take(self, rows: Tensor) -> Encoded:
+        """The rows of an int64 index on the CPU, in its order."""
+        there = rows.to(self.availability.device)
+        parts = {name: part[there] for name, part in self.parts.items()}
+        return Encoded(parts, self.availability[there], self.row_key[rows])
+
+    @staticmethod
+    def joined(several: Sequence[Encoded]) -> Encoded:
+        """The rows of several, one after the other."""
+        if len(several) == 1:
+            return several[0]
+        parts = {name: torch.cat([encoded.parts[name] for encoded in several]) for name in several[0].parts}
+        availability = torch.cat([encoded.availability for encoded in several])
+        return Encoded(parts, availability, torch.cat([encoded.row_key for encoded in several]))
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+
+from survcore.kept import Kept
 
 BASES = ("orthonormal", "free")
 
@@ -30,9 +34,29 @@ class SharedSubspace(nn.Module):
         if basis == "orthonormal":
             # Of torch's maps this one has the cheapest backward for a tall matrix.
             parametrizations.orthogonal(self, "basis", orthogonal_map="cayley")
+        self._kept = Kept()
+
+    def train(self, mode: bool = True) -> SharedSubspace:
+        self._kept.forget()
+        return super().train(mode)
+
+    def _apply(self, *arguments: Any, **options: Any) -> SharedSubspace:
+        self._kept.forget()  # to(), half(), ...: in place, which the parameters do not show
+        return super()._apply(*arguments, **options)
 
     def exact(self) -> Tensor:
-        """The basis computed in its own type under autocast too: products in half precision are not orthonormal."""
+        """The basis computed in its own type under autocast too: products in half precision are not orthonormal.
+
+        Where no gradient is asked for it is computed once for the weights as they are: a solution of D x D equations.
+        """
+        entries = None if torch.is_grad_enabled() else self._kept.entries(self)
+        if entries is None:
+            return self._computed()
+        if "basis" not in entries:
+            entries["basis"] = self._computed()
+        return entries["basis"]
+
+    def _computed(self) -> Tensor:
         device = next(self.parameters()).device
         with torch.autocast(device.type, enabled=False):
             return self.basis

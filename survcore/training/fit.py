@@ -27,6 +27,7 @@ from survcore.inference.predictor import Predictor
 from survcore.models import system_class
 from survcore.models.base import Stage, System
 from survcore.training.checkpoint import Checkpoint
+from survcore.training.description import departures, training_facts
 from survcore.training.loop import train
 from survcore.training.progress import Progress
 from survcore.training.recipe import Recipe, load_recipe
@@ -124,21 +125,15 @@ def fit(
     finally:
         progress.close()
 
-    outcome = training.endpoint(name)
     description = {
         "survcore_version": version("survcore"),
         "system": system,
         "settings": model.settings,
         "time_bins": bins,
-        "longest_follow_up": float(outcome.time.max()),
+        "longest_follow_up": float(training.endpoint(name).time.max()),
         "run": run,
-        "training": {
-            "cohort": cohort.name,
-            "rows": len(training),
-            "events": int((outcome.event > 0).sum()),
-            "validation_rows": 0 if validation is None else len(validation),
-            "imputed_entries": {name: int(counts.sum()) for name, counts in prepared.imputed.items()},
-        },
+        "recipe": departures(recipe),
+        "training": training_facts(training, validation, prepared, name),
         "diagnostics": _diagnostics(model, prepared, recipe.max_patches, seed, device),
         "versions": {
             "python": platform.python_version(),
@@ -223,7 +218,7 @@ def _finished(path: Path, run: dict[str, Any], device: torch.device | str) -> Pr
     """The model of this very run, if it has been trained to its end."""
     if not path.is_dir():
         return None
-    predictor = Predictor.load(path, device)
+    predictor = Predictor.load(path, device, "float32")
     require_same_run(path, predictor.description, run)
     return predictor
 
