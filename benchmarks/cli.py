@@ -13,7 +13,7 @@ DTYPES = ["float32", "float64", "bfloat16", "float16"]
 
 @click.group()
 def bench() -> None:
-    """Time the compiled ops against plain and compiled PyTorch, and check the coverage of intervals."""
+    """Time the compiled ops and whole predictions against plain and compiled PyTorch, and check intervals."""
 
 
 @bench.command("list")
@@ -190,6 +190,145 @@ def coverage_of_intervals(simulations: int, resamples: int, patients: tuple[int,
         for line in coverage(count, truth, simulations=simulations, resamples=resamples, seed=seed):
             share, error = 100 * line.share, 100 * line.standard_error
             click.echo(f"  {line.interval:<43}  {share:5.1f} % (standard error {error:.1f} %)")
+
+
+@bench.command("latency")
+@click.argument("model", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to predict."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; torch's own number if not given.")
+@click.option(
+    "--patches", type=click.IntRange(min=1), default=4096, show_default=True, help="Of a slide, beside the curve."
+)
+@click.option("--quick", is_flag=True, help="Fewer calls, patients and patches; compiled only with --against compile.")
+@click.option(
+    "--against",
+    type=click.Choice(["eager", "compile"]),
+    multiple=True,
+    help="Rivals to run beside survcore; may be given twice. Both if not given.",
+)
+@click.option(
+    "--predictions",
+    type=click.IntRange(min=20),
+    help="After how many the memory is looked at; 10,000 if not given, with --quick 300.",
+)
+@click.option("--emulated", is_flag=True, help="Time bfloat16 also where the processor does not multiply it natively.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write JSON lines and a figure to this folder, which are replaced.",
+)
+def latency(
+    model: Path | None,
+    device: str,
+    threads: int | None,
+    patches: int,
+    quick: bool,
+    against: tuple[str, ...],
+    predictions: int | None,
+    emulated: bool,
+    out: Path | None,
+) -> None:
+    """Time whole predictions, from a patient to the table, complete and without each modality in turn.
+
+    MODEL is a model folder; without one it is an untrained MUST of the paper's size, which takes the same time.
+    Patients are made up, another one at each call, and nobody's encoding is kept. Beside survcore in float32, and in
+    bfloat16 where the processor multiplies it, runs the same model in plain PyTorch and by torch.compile; each in
+    processes of its own, checked against survcore in float32 before it is timed. Printed are first calls and
+    percentiles, many patients in one call, the time over the patches of a slide, fewer steps, memory, what the number
+    of threads changes, and which bars are met.
+    """
+    import torch
+
+    from survcore.benchmarks import predict_figure, predict_tables, results
+    from survcore.benchmarks.predict_latency import Settings, measure, write
+    from survcore.benchmarks.provider_process import ProviderProblem
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("no CUDA device is available to torch")
+    threads = threads or torch.get_num_threads()
+    predictions = predictions or (300 if quick else 10_000)
+    settings = Settings(device, threads, patches, quick, against, predictions, emulated)
+    context = results.context(device, "float32", threads, quick, against)
+    facts = {name: value for name, value in context.items() if isinstance(value, str | int)}
+    click.echo(" · ".join(f"{name} {value}" for name, value in facts.items()))
+    try:
+        found = measure(model, settings, context, click.echo)
+    except ProviderProblem as problem:
+        raise click.ClickException(f"survcore: {problem}") from None
+    click.echo("\n" + predict_tables.printed(found))
+    if out:
+        click.echo(f"\n{write(out, device, found)}")
+        if predict_figure.shown(found):
+            path = out / f"{predict_figure.NAME}.svg"
+            predict_figure.draw(found, path)
+            click.echo(path)
+
+
+@bench.command("shortcuts")
+@click.argument("evaluation", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("cohort", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda:N, or auto: a GPU where there is one.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; torch's own number if not given.")
+@click.option(
+    "--max-patches",
+    type=click.IntRange(min=1),
+    multiple=True,
+    help="Also at most so many patches of a slide; may be given several times.",
+)
+@click.option(
+    "--patients", type=click.IntRange(min=1), default=20, show_default=True, help="How many are timed one by one."
+)
+@click.option("--resamples", type=click.IntRange(min=1), default=1000, show_default=True, help="Of each interval.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write JSON lines to this folder, one file per cohort and device, which is replaced.",
+)
+def cost_of_shortcuts(
+    evaluation: Path,
+    cohort: Path,
+    device: str,
+    threads: int | None,
+    max_patches: tuple[int, ...],
+    patients: int,
+    resamples: int,
+    out: Path | None,
+) -> None:
+    """Tell what fewer steps, another solver, bfloat16 and fewer patches cost on the patients of COHORT.
+
+    EVALUATION is a folder that `survcore evaluate SYSTEM COHORT` wrote: each fold's model predicts for the patients it
+    was not trained on, with each modality missing in turn. Printed are the C-index and its paired difference to 50
+    steps of ddim in float32, how far risks move (in standard deviations of the risk over patients, and as a share of
+    the risk), and the milliseconds of a patient who comes alone. The same with another seed shows the noise of
+    sampling.
+    """
+    import torch
+
+    from survcore.benchmarks import results
+    from survcore.benchmarks.shortcuts import measure, records, table
+    from survcore.data import Cohort
+    from survcore.devices import known_device
+
+    kind = known_device(device).type
+    if threads:
+        torch.set_num_threads(threads)
+    context = results.context(kind, "float32", torch.get_num_threads())
+    facts = {name: value for name, value in context.items() if isinstance(value, str | int)}
+    click.echo(" · ".join(f"{name} {value}" for name, value in facts.items()))
+    costs = measure(
+        evaluation,
+        Cohort.from_folder(cohort),
+        device=device,
+        max_patches=max_patches,
+        patients=patients,
+        resamples=resamples,
+    )
+    click.echo(table(costs))
+    if out:
+        found = records(costs, evaluation, context)
+        click.echo(results.write(out, f"shortcuts_{found[0]['cohort']}", kind, "float32", found))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+from survcore.benchmarks import predict_figure
 from survcore.benchmarks.cases import CASES
 from survcore.benchmarks.figures import curve_records, data_hash, draw
 from survcore.benchmarks.results import Record, read
@@ -35,9 +38,9 @@ def write(pages: Iterable[Path], results: Path) -> list[Path]:
     for page in changed:
         with replacing(page) as temporary:
             temporary.write_text(new[page])
-    for op, path in _figures(records, results).items():
-        if not _shows(path, op, records):
-            draw(CASES[op], records, path)
+    for path, figure in _figures(records, results).items():
+        if not _shows(path, figure):
+            figure.draw(path)
             changed.append(path)
     return changed
 
@@ -46,14 +49,30 @@ def stale(pages: Iterable[Path], results: Path) -> list[Path]:
     """The pages and figures that do not show what the results are."""
     records = read(results)
     found = [page for page in pages if with_tables(page.read_text(), records, CASES) != page.read_text()]
-    return found + [path for op, path in _figures(records, results).items() if not _shows(path, op, records)]
+    return found + [path for path, figure in _figures(records, results).items() if not _shows(path, figure)]
 
 
-def _figures(records: list[Record], results: Path) -> dict[str, Path]:
-    """Op -> its figure, of those that have a curve in the results."""
+class _Figure(NamedTuple):
+    """The hash of what a figure shows, and what draws it to a path."""
+
+    data: str
+    draw: Callable[[Path], None]
+
+
+def _figures(records: list[Record], results: Path) -> dict[Path, _Figure]:
+    """The figures of what has a curve in the results."""
     folder = results if results.is_dir() else results.parent
-    return {op: folder / f"{op}.svg" for op, case in CASES.items() if curve_records(case, records)}
+    found = {
+        folder / f"{op}.svg": _Figure(data_hash(case, records), partial(draw, case, records))
+        for op, case in CASES.items()
+        if curve_records(case, records)
+    }
+    predictions = [record for record in records if record["on"] == "cpu"]
+    if predict_figure.shown(predictions):
+        figure = _Figure(predict_figure.data_hash(predictions), partial(predict_figure.draw, predictions))
+        found[folder / f"{predict_figure.NAME}.svg"] = figure
+    return found
 
 
-def _shows(path: Path, op: str, records: list[Record]) -> bool:
-    return path.is_file() and data_hash(CASES[op], records) in path.read_text()
+def _shows(path: Path, figure: _Figure) -> bool:
+    return path.is_file() and figure.data in path.read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,22 +16,18 @@ class ProviderProblem(Exception):
     """Why a provider gave no answer: what it told, or how its process ended."""
 
 
-class ProviderProcess:
-    """Starts :func:`survcore.benchmarks.worker.serve` and asks it; a process that has ended is started anew.
+class ServingProcess:
+    """Starts a function that serves a worker and asks it; a process that has ended is started anew.
 
     Args:
-        module: of the case, by its dotted name.
-        provider: which of the case's providers.
-        dtype, device: of the floating inputs, and where they are.
+        serve: takes a connection and the arguments.
+        arguments: of it.
         threads: of the process.
         limit: seconds after which a request counts as never answered.
-        exact: whether the inputs are widened to float64.
     """
 
-    def __init__(
-        self, module: str, provider: str, *, dtype: str, device: str, threads: int, limit: float, exact: bool = False
-    ) -> None:
-        self._arguments = (module, provider, dtype, device, exact, threads)
+    def __init__(self, serve: Callable[..., None], arguments: tuple[Any, ...], *, threads: int, limit: float) -> None:
+        self._serve, self._arguments = serve, arguments
         self._threads, self._limit = threads, limit
         self._process: multiprocessing.process.BaseProcess | None = None
 
@@ -41,7 +37,7 @@ class ProviderProcess:
             self._start()
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """What :class:`~survcore.benchmarks.worker.Worker` returns.
+        """What a method of the worker returns.
 
         Raises:
             ProviderProblem: it failed, left this out, crashed or took too long.
@@ -72,7 +68,7 @@ class ProviderProcess:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")  # a forked process would hang in its parent's thread pools
         self._connection, other = context.Pipe()
-        self._process = context.Process(target=serve, args=(other, *self._arguments), daemon=True)
+        self._process = context.Process(target=self._serve, args=(other, *self._arguments), daemon=True)
         with _thread_environment(self._threads):
             self._process.start()
         other.close()
@@ -86,6 +82,23 @@ class ProviderProcess:
             return "crashed: closed its connection"
         name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         return f"crashed: {name}"
+
+
+class ProviderProcess(ServingProcess):
+    """Serves a :class:`survcore.benchmarks.worker.Worker`.
+
+    Args:
+        module: of the case, by its dotted name.
+        provider: which of the case's providers.
+        dtype, device: of the floating inputs, and where they are.
+        threads, limit: as :class:`ServingProcess`.
+        exact: whether the inputs are widened to float64.
+    """
+
+    def __init__(
+        self, module: str, provider: str, *, dtype: str, device: str, threads: int, limit: float, exact: bool = False
+    ) -> None:
+        super().__init__(serve, (module, provider, dtype, device, exact, threads), threads=threads, limit=limit)
 
 
 @contextmanager

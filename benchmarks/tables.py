@@ -1,9 +1,10 @@
 """Tables of stored results, written between markers of a Markdown file.
 
 ``<!-- bench NAME -->`` and ``<!-- /bench -->`` stand on lines of their own around what is written. NAME is an op's name
-(one row per size, one column per provider), "bars" (one row per size that a bar is set for, over all ops) or "latency"
-(calls one by one, idle and beside a busy neighbour). An op's name may be followed by a dtype other than the usual one,
-"latency" by the one op that is shown.
+(one row per size, one column per provider), "bars" (one row per size that a bar is set for, over all ops), "latency"
+(calls one by one, idle and beside a busy neighbour), "predict" (whole predictions) or "shortcuts" (what shortcuts of
+these cost). An op's name may be followed by a dtype other than the usual one, "latency" by the one op that is shown,
+"predict" by the name of another of its tables.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from survcore.benchmarks import predict_tables
 from survcore.benchmarks.case import BenchmarkCase, is_own
 from survcore.benchmarks.report import milliseconds, percent
 from survcore.benchmarks.results import Record
+from survcore.benchmarks.shortcut_table import shortcut_table
 
 _BLOCK = re.compile(r"(<!-- bench (\w+)(?: (\w+))? -->\n)(.*?)(<!-- /bench -->)", re.DOTALL)
 _MILLISECONDS = "Median milliseconds, forward and backward where there is a gradient"
@@ -46,10 +49,21 @@ def with_tables(text: str, records: list[Record], cases: dict[str, BenchmarkCase
             lines = bars_table(records, cases)
         elif name == "latency":
             lines = latency_table([record for record in records if qualifier in (None, record["op"])])
+        elif name == "predict":
+            lines = prediction_table(qualifier, records)
+        elif name == "shortcuts":
+            header, rows, shown = shortcut_table(records)
+            what = (
+                "C-index less that of the reference, and in brackets the median change of risk in standard deviations"
+            )
+            lines = [*_markdown(header, rows), "", _conditions(shown, (), what)]
         elif name in cases:
             lines = op_table(cases[name], _of(cases[name], records, qualifier))
         else:
-            raise ValueError(f"marker 'bench {name}': expected 'bars', 'latency' or one of {', '.join(cases)}")
+            raise ValueError(
+                f"marker 'bench {name}': expected 'bars', 'latency', 'predict', 'shortcuts' or one of "
+                f"{', '.join(cases)}"
+            )
         return match[1] + "\n".join(lines) + "\n" + match[5]
 
     return _BLOCK.sub(table, text)
@@ -159,6 +173,13 @@ def latency_table(records: list[Record]) -> list[str]:
         rows.append([idle["op"], idle["dtype"], idle["provider"], *times])
     header = ["op", "type", "provider", "idle", "95th percentile", "busy neighbour", "95th percentile"]
     return [*_markdown(header, rows), "", _conditions(alone, (), "Milliseconds, one call after the other")]
+
+
+def prediction_table(name: str | None, records: list[Record]) -> list[str]:
+    """A table of whole predictions, see :mod:`survcore.benchmarks.predict_tables`."""
+    found = predict_tables.table(name, records)
+    notes = ["", *found.notes] if found.notes else []
+    return [*_markdown(found.header, found.rows), "", _conditions(found.records, (), found.what), *notes]
 
 
 def _of(case: BenchmarkCase, records: list[Record], dtype: str | None = None) -> list[Record]:

@@ -90,27 +90,36 @@ class Worker:
 def serve(
     connection: Connection, module: str, provider: str, dtype: str, device: str, exact: bool, threads: int
 ) -> None:
-    """Answer requests ``(method, arguments)`` of :class:`Worker` until the other side closes the connection.
+    """Answer requests to a :class:`Worker`, see :func:`answer`."""
+    settle(device, threads)
+    answer(connection, Worker(importlib.import_module(module).CASE, provider, getattr(torch, dtype), device, exact))
 
-    Answers are ``("done", result)`` or ``("problem", why)``.
-    """
+
+def settle(device: str, threads: int) -> None:
+    """Make this process one that a run has started for a worker on so many threads."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run that started this one ends it
     _end_with_parent()
     torch.set_num_threads(threads)
     if device == "cpu":
         _limit_memory()
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # a rival's graph breaks are its own affair
-    worker = Worker(importlib.import_module(module).CASE, provider, getattr(torch, dtype), device, exact)
+
+
+def answer(connection: Connection, worker: object) -> None:
+    """Answer requests ``(method, arguments)`` of a worker until the other side closes the connection.
+
+    Answers are ``("done", result)`` or ``("problem", why)``.
+    """
     while True:
         try:
             method, arguments = connection.recv()
         except EOFError:
             return
         try:
-            answer = ("done", getattr(worker, method)(*arguments))
+            found = ("done", getattr(worker, method)(*arguments))
         except Exception as error:
-            answer = ("problem", told(error))
-        connection.send(answer)
+            found = ("problem", told(error))
+        connection.send(found)
 
 
 def _end_with_parent() -> None:

@@ -270,7 +270,8 @@ class _Slides:
 
 def test_any_number_of_threads_gives_the_same(folder: Path, patients: survcore.Cohort) -> None:
     before = torch.get_num_threads()
-    tables = [survcore.load(folder, "cpu", threads=threads).predict(patients, **QUICK) for threads in (1, 2, 3, None)]
+    some = patients.select([0, 5, 11])
+    tables = [survcore.load(folder, "cpu", threads=threads).predict(some, **QUICK) for threads in (1, 2, 3, None)]
     assert torch.get_num_threads() == before
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0], rtol=1e-5)
@@ -292,9 +293,10 @@ def test_one_predictor_serves_several_threads(folder: Path, patients: survcore.C
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that has learned enough for risks to differ."""
-    cohort = survcore.simulate_cohort(120, seed=2, modalities={"slide": "bag", "genomics": "tokens"}, patches=(20, 60))
-    model = {"width": 32, "rank": 8, "heads": 2, "denoiser_layers": 1, "landmarks": 16}
-    changes = {"model": model, "stages": {"warm_up": {"epochs": 2}, "joint": {"epochs": 6}, "diffusion": {"epochs": 2}}}
+    cohort = survcore.simulate_cohort(50, seed=2, modalities={"slide": "bag", "genomics": "tokens"}, patches=(10, 20))
+    model = {"width": 32, "rank": 8, "heads": 2, "denoiser_layers": 1, "landmarks": 8}
+    epochs = {"warm_up": {"epochs": 1}, "joint": {"epochs": 3, "learning_rate": 2e-3}, "diffusion": {"epochs": 1}}
+    changes = {"model": model, "stages": epochs}
     out = tmp_path_factory.mktemp("wide")
     survcore.fit("must", cohort, changes=changes, out=out)
     return out

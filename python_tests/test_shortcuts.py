@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 import survcore
-from survcore.benchmarks import results, shortcuts
+from survcore.benchmarks import pages, results, shortcuts
 from survcore.benchmarks.shortcuts import REFERENCE, SHORTCUTS, Cost, measure
 from survcore.cli import main
 from survcore.errors import CheckpointError, DataError
@@ -190,3 +190,31 @@ def test_another_cohort_and_an_unfinished_evaluation_are_refused(
 def test_every_shortcut_has_a_name_of_its_own_and_differs_from_the_reference() -> None:
     assert len({part.name for part in (REFERENCE, *SHORTCUTS)}) == 1 + len(SHORTCUTS)
     assert all(replace(part, name=REFERENCE.name) != REFERENCE for part in SHORTCUTS)
+
+
+def test_the_table_has_a_column_per_cohort_and_missing_modality(tmp_path: Path) -> None:
+    common = {
+        **results.context("cpu", "float32", 1),
+        "op": "shortcuts",
+        "measured": "shortcut",
+        "c_index": 0.6234,
+        "median_change": 0.0,
+    }
+    rows = [
+        {**common, "cohort": "luad", "scenario": "complete", "shortcut": "ddim 50", "largest_change": 0.0},
+        {**common, "cohort": "luad", "scenario": "without slide", "shortcut": "ddim 50", "largest_change": 0.0},
+        {**common, "cohort": "stad", "scenario": "without omics", "shortcut": "ddim 50", "largest_change": 0.0},
+        {**common, "cohort": "stad", "scenario": "without omics", "shortcut": "ddim 10", "largest_change": 0.5}
+        | {"difference": -0.00214, "median_change": 0.01},
+    ]
+    results.write(tmp_path, "shortcuts_luad", "cpu", "float32", rows)
+    page = tmp_path / "page.md"
+    page.write_text("<!-- bench shortcuts -->\nold\n<!-- /bench -->\n")
+    assert pages.write([page], tmp_path) == [page]
+    lines = page.read_text().splitlines()
+    assert lines[1] == "| shortcut | luad, without slide | stad, without omics |"
+    assert lines[3] == "| ddim 50 | C-index 0.623 | C-index 0.623 |"
+    assert lines[4] == "| ddim 10 |  | -0.0021 (0.0100) |"
+    results.write(tmp_path, "shortcuts_luad", "cpu", "float32", [])
+    with pytest.raises(ValueError, match="no results of shortcuts"):
+        pages.write([page], tmp_path)

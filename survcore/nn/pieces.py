@@ -54,7 +54,18 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 
     ``query`` [..., Q, d] is scaled already; ``key`` and ``value`` are [..., n, d].
     """
-    scores = query @ key.transpose(-1, -2)
-    weights = scores.softmax(-1)
-    # The largest weight is exp(0) over the sum.
-    return weights @ value, scores.amax(-1) - weights.amax(-1).log()
+    if _plain(query):
+        scores = query @ key.transpose(-1, -2)
+        weights = scores.softmax(-1)
+        # The largest weight is exp(0) over the sum.
+        return weights @ value, scores.amax(-1) - weights.amax(-1).log()
+    # Torch's fused kernel for CPUs takes a batch [B, H, n, d]; only in this form it returns the weights too.
+    batch = (part if part.ndim == 4 else part.unsqueeze(0) for part in (query, key, value))
+    found, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*batch, scale=1.0)
+    return found.reshape(query.shape), weight.reshape(query.shape[:-1])
+
+
+def _plain(query: Tensor) -> bool:
+    """Whether attention has to be spelled out: for gradients, transforms and graphs, and off the CPU."""
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return torch.is_grad_enabled() or query.device.type != "cpu" or traced
