@@ -14,11 +14,14 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner, Result
+from safetensors.torch import save_file
 
 import survcore
 from survcore.cli import main
 from survcore.cli_predict import as_json
+from survcore.errors import DataError
 
 COUNT = 6
 # Fast, and the same in every call.
@@ -142,7 +145,7 @@ def test_standard_output_holds_answers_alone(
 @pytest.mark.parametrize(
     ("name", "options", "is_json"),
     [
-        ("a.json", [], True),
+        ("a.jsonl", ["--format", "jsonl"], True),
         ("a.jsonl", [], True),
         ("a.csv", [], False),
         ("a", [], True),
@@ -160,6 +163,60 @@ def test_how_a_file_is_written(
         assert [answer["row_id"] for answer in answers(text)] == [record["row_id"] for record in records[2:4]]
     else:
         assert text.startswith("row_id,") and len(text.splitlines()) == 3
+
+
+def test_a_json_file_is_one_list(model: Path, records: list[dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "patients.jsonl").write_text(lines(records[2:5]))
+    assert run(model, tmp_path / "patients.jsonl", "--out", tmp_path / "a.json", *QUICK).exit_code == 0
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert [answer["row_id"] for answer in found] == [record["row_id"] for record in records[2:5]]
+    assert json.loads(run(model, "--format", "json", stdin="").stdout) == []
+
+
+def test_a_pipe_or_a_device_is_written_to_as_it_is(model: Path, records: list[dict[str, Any]], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "linked.csv")
+    found: list[str] = []
+    reader = threading.Thread(target=lambda: found.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    for out in ("pipe", "link.csv"):
+        assert run(model, "--out", tmp_path / out, "--format", "csv", *QUICK, stdin=lines(records[:1])).exit_code == 0
+    reader.join(60)
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link.csv").is_symlink()
+    assert found == [(tmp_path / "linked.csv").read_text()] and found[0].startswith("row_id,")
+
+
+@pytest.mark.parametrize("row_id", ["\ud800", "a\0", 10**5000], ids=["surrogate", "NUL", "huge"])
+def test_an_id_that_is_no_text_is_the_error_of_its_patient(
+    row_id: Any, model: Path, records: list[dict[str, Any]]
+) -> None:
+    odd = [{"row_id": name, "genomics": records[1]["genomics"]} for name in ("before", row_id, "after")]
+    table = survcore.load(model, "cpu").predict(odd, draws=1, steps=1)
+    assert list(table["error"] != "") == [False, True, False]
+
+
+def test_counted_ids_do_not_meet_given_ones_in_a_stream(model: Path, records: list[dict[str, Any]]) -> None:
+    nameless = {name: value for name, value in records[1].items() if name != "row_id"}
+    found = answers(run(model, *QUICK, stdin=lines([{**records[0], "row_id": "row 2"}, nameless])).stdout)
+    assert [(answer["row_id"], answer["error"]) for answer in found] == 2 * [("row 2", None)]
+
+
+@pytest.mark.parametrize("damage", ["short", "empty", "width"])
+def test_a_damaged_file_in_a_folder_is_the_error_of_its_patient(damage: str, model: Path, tmp_path: Path) -> None:
+    cohort = survcore.simulate_cohort(6, seed=3, modalities={"slide": "bag", "genomics": "tokens"}, patches=(10, 20))
+    cohort.to_folder(tmp_path / "patients", arrays="safetensors")
+    file = tmp_path / "patients" / "slide" / f"{cohort.row_ids[2]}.safetensors"
+    if damage == "width":
+        save_file({"features": torch.zeros(9, 7)}, file)
+    else:
+        file.write_bytes(file.read_bytes()[:50] if damage == "short" else b"")
+    result = run(model, tmp_path / "patients", "--format", "jsonl", *QUICK)
+    assert result.exit_code == 0, result.output
+    found = answers(result.stdout)
+    assert [answer["error"] is None for answer in found] == [row != 2 for row in range(6)]
+    assert str(cohort.row_ids[2]) in found[2]["error"]
+    with pytest.raises(DataError, match=str(cohort.row_ids[2])):
+        survcore.Cohort.from_folder(tmp_path / "patients")
 
 
 def test_what_is_no_number_is_null(model: Path, records: list[dict[str, Any]]) -> None:

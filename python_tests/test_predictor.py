@@ -156,12 +156,23 @@ def test_failing_rows_are_found_and_the_others_served_once(failing: tuple[int, .
             in_parts(call, torch.arange(7), None)
 
 
-def test_a_defect_is_no_error_of_a_patient() -> None:
+@pytest.mark.parametrize("error", [TypeError("defect"), RuntimeError("shapes cannot be multiplied")])
+def test_a_defect_is_no_error_of_a_patient(error: Exception) -> None:
     def call(rows: torch.Tensor) -> None:
-        raise TypeError("defect")
+        raise error
 
-    with pytest.raises(TypeError):
+    with pytest.raises(type(error)):
         in_parts(call, torch.arange(3), {})
+
+
+def test_want_of_memory_is_an_error_of_the_row_that_is_too_large() -> None:
+    def call(rows: torch.Tensor) -> None:
+        if 1 in rows:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    failures: dict[int, str] = {}
+    in_parts(call, torch.arange(3), failures)
+    assert list(failures) == [1]
 
 
 def test_records_and_tables_of_patients(folder: Path, patients: survcore.Cohort) -> None:

@@ -334,6 +334,12 @@ def test_checkpoint_of_another_run_is_refused(cohort, tmp_path, monkeypatch):
         ),
         (lambda folder: (folder / "model.json").write_text('{"form'), "cut short"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"123"), "checksum"),
+        (
+            lambda folder: (folder / "model.json").write_text(
+                (folder / "model.json").read_text().replace('"longest_follow_up": ', '"longest_follow_up": 1')
+            ),
+            "model.json was changed after it was saved",
+        ),
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors"),
     ],
 )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from survcore.inference.predictor import Predictor
 
 _STDIN = "-"
-_FORMATS = {".csv": "csv", ".json": "jsonl", ".jsonl": "jsonl"}
+_FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "jsonl"}
 # Lines of a stream that are answered together where so many wait, and how many more are read ahead.
 _TOGETHER, _AHEAD = 256, 1024
 _WARMED = ("fill", "draws", "steps", "solver", "precision")
@@ -42,7 +42,7 @@ _WARMED = ("fill", "draws", "steps", "solver", "precision")
     help="File to write, .csv, .json or .jsonl; - for standard output.",
 )  # fmt: skip
 @click.option(
-    "--format", "written_as", type=click.Choice(["csv", "jsonl"]),
+    "--format", "written_as", type=click.Choice(["csv", "json", "jsonl"]),
     help="How answers are written; by default as --out is named, else JSON lines for JSON lines and CSV for the rest.",
 )  # fmt: skip
 @click.option(
@@ -135,7 +135,7 @@ def _tables(predictor: Predictor, path: Path, options: dict[str, Any]) -> Iterat
     if str(path) == _STDIN:
         yield from _stream(predictor, options)
     elif path.is_dir():
-        yield predictor.predict(Cohort.from_folder(path), **options)
+        yield predictor.predict(Cohort.from_folder(path, keep_broken_files=True), **options)
     elif path.suffix == ".jsonl":
         with path.open("rb") as lines:
             records = (record for _, record in _parsed(lines))
@@ -196,7 +196,7 @@ def _apart(items: Iterable[tuple[str, Any]]) -> Iterator[list[Any]]:
     run: list[Any] = []
     seen: set[str] = set()
     for row_id, record in items:
-        if row_id and row_id in seen:
+        if row_id in seen:
             yield run
             run, seen = [], set()
         run.append(record)
@@ -206,18 +206,22 @@ def _apart(items: Iterable[tuple[str, Any]]) -> Iterator[list[Any]]:
 
 
 def _parsed(lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
-    """The row id, "" where there is none, and the record of every line that is not blank; what is not JSON becomes a
-    DataError in the record's place."""
+    """The row id and the record of every line that is not blank; what is not JSON becomes a DataError in the record's
+    place."""
+    count = 0
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        count += 1
         try:
             record = json.loads(line, object_pairs_hook=_no_key_twice)
         except (ValueError, RecursionError) as error:
             reason = error if isinstance(error, ValueError) else "nested too deeply"
             record = DataError(f"line {number} is not a JSON object: {reason}")
         row_id = record.get("row_id") if isinstance(record, Mapping) else None
-        yield "" if row_id is None else str(row_id), record
+        named = isinstance(row_id, str) and row_id.strip()
+        # Numbers are compared by their digits, and who has no id by the one that he will be given.
+        yield row_id if named else f"row {count}" if row_id in (None, "") else json.dumps(row_id), record
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -249,7 +253,12 @@ def _write(tables: Iterable[pd.DataFrame], file: IO[str], written_as: str, count
             table.to_csv(file, header=number == 0)
         else:
             for row_id, answer in zip(table.index.tolist(), answers, strict=True):
-                file.write(f"{json.dumps(as_json(row_id, answer), allow_nan=False)}\n")
+                line = json.dumps(as_json(row_id, answer), allow_nan=False)
+                if written_as == "json":
+                    file.write(f",\n{line}" if counts["written"] else f"[{line}")
+                else:
+                    file.write(f"{line}\n")
+                counts["written"] += 1
         file.flush()
         for answer in answers:
             counts["rows"] += 1
@@ -261,6 +270,8 @@ def _write(tables: Iterable[pd.DataFrame], file: IO[str], written_as: str, count
                 counts[name] += answer[name] != ""
             for name in ("imputed_entries", "dropped_patches"):
                 counts[name] += int(answer[name])
+    if written_as == "json":
+        file.write("]\n" if counts["written"] else "[]\n")
     return first_error
 
 

@@ -11,8 +11,14 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when the block ends well, and vanishes when it does not."""
-    path = Path(path)
+    """A temporary file beside ``path`` that takes its place when the block ends well, and vanishes when it does not.
+
+    A link is followed; a device or a pipe is written to as it is.
+    """
+    path = Path(path).resolve()
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     # One fixed name: what a kill leaves behind is overwritten by the next attempt.
     temporary = path.with_name(f".{path.name}.partial")

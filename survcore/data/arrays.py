@@ -145,6 +145,34 @@ class StoredArray(ArrayItem):
         return self._look[1]
 
 
+@dataclass(frozen=True, eq=False)
+class UnreadableArray(ArrayItem):
+    """An array whose file is damaged or does not fit: asked for its values it raises what is wrong with it."""
+
+    problem: str
+    kind: str
+    where: str
+    features: int
+    shape: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        shape = [1] * RANKS[self.kind]
+        shape[_WIDTH_AXIS[self.kind]] = self.features
+        object.__setattr__(self, "shape", tuple(shape))
+
+    def values(self) -> Tensor:
+        raise DataError(self.problem)
+
+    def values_without_gaps(self) -> Tensor | None:
+        raise DataError(self.problem)
+
+    def blocks(self, index: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, Tensor]]:
+        raise DataError(self.problem)
+
+    def coords(self) -> Tensor | None:
+        raise DataError(self.problem)
+
+
 def missing_rows(values: Tensor, numbers: np.ndarray, where: str) -> Tensor | None:
     """Which rows of a block hold a NaN: bool [n], or None where none does.
 

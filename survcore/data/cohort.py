@@ -79,6 +79,7 @@ class Cohort:
         weights: str | None = None,
         widths: Mapping[str, int] | None = None,
         rows_without_modality: bool = False,
+        keep_broken_files: bool = False,
         name: str = "cohort",
     ) -> Cohort:
         """Makes a cohort from tables, with every check.
@@ -108,6 +109,8 @@ class Cohort:
             strata, weights: columns; default those of that name where there are such.
             widths: by modality, the expected width; needed only for arrays that no row has.
             rows_without_modality: accept rows that have no modality at all.
+            keep_broken_files: an array file that is damaged or of another width raises when its row is read, so that
+                the others can be predicted, and not at once.
             name: what reports call the cohort.
 
         Raises:
@@ -143,6 +146,7 @@ class Cohort:
                 groups=(groups or {}).get(key),
                 transform=(transforms or {}).get(key, "none"),
                 width=(widths or {}).get(key),
+                keep_broken=keep_broken_files,
             )
             for key, data in modalities.items()
         }
@@ -174,11 +178,16 @@ class Cohort:
         return cohort
 
     @classmethod
-    def from_folder(cls, path: str | Path) -> Cohort:
-        """Reads a cohort folder: see :mod:`survcore.data.folder` for its layout and for what is raised."""
+    def from_folder(cls, path: str | Path, *, keep_broken_files: bool = False) -> Cohort:
+        """Reads a cohort folder: see :mod:`survcore.data.folder` for its layout and for what is raised.
+
+        Args:
+            path: the folder.
+            keep_broken_files: as :meth:`from_frames`.
+        """
         from survcore.data.folder import read_folder
 
-        return read_folder(Path(path))
+        return read_folder(Path(path), keep_broken_files=keep_broken_files)
 
     def to_folder(
         self, path: str | Path, *, tables: str = "parquet", arrays: str | None = None, overwrite: bool = False

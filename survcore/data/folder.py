@@ -55,7 +55,7 @@ _MODALITY_KEYS = {"kind", "transform", "width", "groups", "format"}
 _ID = "row_id"
 
 
-def read_folder(path: Path) -> Cohort:
+def read_folder(path: Path, *, keep_broken_files: bool = False) -> Cohort:
     """Reads a cohort folder; raises what :meth:`Cohort.from_frames` raises, and DataError for every bad file."""
     manifest = _read_manifest(path / _MANIFEST)
     endpoints, modalities = manifest.get("endpoints", {}), manifest["modalities"]
@@ -77,6 +77,7 @@ def read_folder(path: Path) -> Cohort:
         censored_value=_declared(endpoints, "censored_value"),
         name=manifest.get("name", path.resolve().name),
         rows_without_modality=manifest.get("rows_without_modality", False),
+        keep_broken_files=keep_broken_files,
     )
     return replace(cohort, simulated=bool(manifest.get("simulated", False)))
 

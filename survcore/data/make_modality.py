@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from survcore.data.array_files import as_tensor, open_arrays
-from survcore.data.arrays import ArrayItem, HeldArray, StoredArray
+from survcore.data.arrays import ArrayItem, HeldArray, StoredArray, UnreadableArray
 from survcore.data.frames import identifiers, numeric_table, refuse_duplicates, split_ids
 from survcore.data.messages import counted, listed
 from survcore.data.modality import KINDS, TABLE_KINDS, Modality, ModalitySpec
@@ -27,8 +27,11 @@ def make_modality(
     groups: Any = None,
     transform: str = "none",
     width: int | None = None,
+    keep_broken: bool = False,
 ) -> Modality:
     """One modality in the order of ``row_ids``; ``kind`` None takes the one that the data suggest.
+
+    With ``keep_broken`` array files that are damaged or of another width raise when they are read.
 
     Raises:
         DataError: what :meth:`survcore.data.cohort.Cohort.from_frames` lists for a modality.
@@ -49,7 +52,7 @@ def make_modality(
         if kind == "text":
             return _text_modality(name, data, what, transform)
         if kind not in TABLE_KINDS and groups is None:
-            return _array_modality(name, data, row_ids, kind, transform, width, what)
+            return _array_modality(name, data, row_ids, kind, transform, width, what, keep_broken)
         table = _stack_rows(data, row_ids, kind, what)
         columns = tuple(str(column) for column in range(table.shape[1]))
     else:
@@ -116,23 +119,40 @@ def _suggested_kind(first: Any, groups: Any, what: str) -> str:
 
 
 def _array_modality(
-    name: str, data: np.ndarray, row_ids: np.ndarray, kind: str, transform: str, width: int | None, what: str
+    name: str,
+    data: np.ndarray,
+    row_ids: np.ndarray,
+    kind: str,
+    transform: str,
+    width: int | None,
+    what: str,
+    keep_broken: bool,
 ) -> Modality:
     items = np.full(len(row_ids), None, dtype=object)
+    broken: dict[int, DataError] = {}
     for position, value in enumerate(data):
-        if value is not None:
+        if value is None:
+            continue
+        try:
             items[position] = _array_item(value, kind, f"{what}, row {str(row_ids[position])!r}")
-    present = np.array([item is not None for item in items], dtype=bool)
-    held = np.flatnonzero(present)
+        except DataError as error:
+            if not keep_broken or not isinstance(value, Path):
+                raise
+            broken[position] = error
+    held = [position for position, item in enumerate(items) if item is not None]
     if width is None:
-        if not len(held):
-            raise DataError(f"{what}: no row has it, so its width is unknown")
+        if not held:
+            raise next(iter(broken.values()), DataError(f"{what}: no row has it, so its width is unknown"))
         width = items[held[0]].width
     for position in held:
         if items[position].width != width:
-            raise DataError(
-                f"{items[position].where}: width {items[position].width}, but the modality's width is {width}"
-            )
+            problem = f"{items[position].where}: width {items[position].width}, but the modality's width is {width}"
+            if not keep_broken:
+                raise DataError(problem)
+            broken[position] = DataError(problem)
+    for position, error in broken.items():
+        items[position] = UnreadableArray(str(error), kind, f"{what}, row {str(row_ids[position])!r}", int(width))
+    present = np.array([item is not None for item in items], dtype=bool)
     return Modality(ModalitySpec(name, kind, int(width), transform=transform), present, items=items)
 
 

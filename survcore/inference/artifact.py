@@ -19,15 +19,18 @@ FORMAT = "survcore-model"
 FORMAT_VERSION = 2
 DESCRIPTION = "model.json"
 WEIGHTS = "model.safetensors"
+_OWN_DIGEST = "description_sha256"
 
 
 def save_artifact(path: str | Path, description: dict[str, Any], weights: dict[str, Tensor]) -> None:
     """Write a model folder; an existing one is replaced as a whole."""
     data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
     header = {"format": FORMAT, "format_version": FORMAT_VERSION, "weights_sha256": hashlib.sha256(data).hexdigest()}
+    # As it will be read back, so that the digest is that of what is read.
+    whole = json.loads(json.dumps({**description, **header}))
     with replacing_folder(path) as folder:
         (folder / WEIGHTS).write_bytes(data)
-        (folder / DESCRIPTION).write_text(json.dumps({**description, **header}, indent=1))
+        (folder / DESCRIPTION).write_text(json.dumps({**whole, _OWN_DIGEST: _digest(whole)}, indent=1))
 
 
 def load_artifact(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -51,6 +54,10 @@ def load_artifact(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(
             f"{folder} has model format {description.get('format_version')}, this survcore reads {FORMAT_VERSION}"
         )
+    # Models saved before descriptions had a digest have none.
+    own = description.pop(_OWN_DIGEST, None)
+    if own is not None and own != _digest(description):
+        raise CheckpointError(f"{folder / DESCRIPTION} was changed after it was saved (checksum differs)")
     try:
         data = (folder / WEIGHTS).read_bytes()
     except FileNotFoundError as error:
@@ -61,3 +68,7 @@ def load_artifact(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return description, load_tensors(data)
     except SafetensorError as error:
         raise CheckpointError(f"{folder / WEIGHTS} is not a safetensors file: {error}") from error
+
+
+def _digest(description: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()

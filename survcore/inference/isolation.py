@@ -11,8 +11,8 @@ from survcore.errors import DataError
 
 Result = TypeVar("Result")
 
-# What a row's own data or their size can cause; anything else is a defect of the program and is raised.
-_OF_ROWS = (DataError, OSError, MemoryError, RuntimeError)
+# What a row's own data can cause; of RuntimeErrors PyTorch's want of memory counts too, which the row's size causes.
+_OF_ROWS = (DataError, OSError, MemoryError)
 
 
 def in_parts(
@@ -30,8 +30,9 @@ def in_parts(
     """
     try:
         return [(rows, call(rows))]
-    except _OF_ROWS as error:
-        if failures is None:
+    except (*_OF_ROWS, RuntimeError) as error:
+        of_a_row = isinstance(error, _OF_ROWS) or "memory" in str(error)
+        if failures is None or not of_a_row:
             raise
         if len(rows) == 1:
             failures[int(rows)] = str(error) or type(error).__name__

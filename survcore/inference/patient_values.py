@@ -106,7 +106,14 @@ def label(value: Any, otherwise: str, what: str) -> str:
         value = int(value)
     if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
         raise DataError(f"{what}: expected text or a whole number, got {shortened(value)}")
-    return otherwise if value is None or not str(value).strip() else str(value)
+    try:
+        found = "" if value is None else str(value)
+        found.encode()
+    except ValueError as error:  # half a surrogate pair, or more digits than Python prints
+        raise DataError(f"{what}: expected text or a whole number: {shortened(str(error))}") from error
+    if "\0" in found:
+        raise DataError(f"{what}: expected text without NUL, got {shortened(found)}")
+    return found if found.strip() else otherwise
 
 
 def shortened(value: Any) -> str:

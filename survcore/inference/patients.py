@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_LONGEST_ERROR = 1000
+
+
 @dataclass(frozen=True)
 class Patients:
     """Patients to predict for, and those who cannot be read.
@@ -76,6 +79,12 @@ def read_records(
     for position, record in enumerate(records):
         rows.add(record, f"row {first + position + 1}")
     return rows.patients()
+
+
+def _told(error: Exception) -> str:
+    """An error as a column shows it, whatever its size."""
+    text = str(error)
+    return text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]} ..."
 
 
 def read_table(preprocessor: Preprocessor, frame: pd.DataFrame, *, folder: Path = Path()) -> Patients:
@@ -132,8 +141,8 @@ class _Rows:
                 raise DataError(f"duplicate row id {row_id!r}: an earlier patient has it")
             patient_id = label(record.get(PATIENT_ID), row_id, f"patient {row_id!r}: {PATIENT_ID}")
             values = self._read(record, row_id)
-        except DataError as error:
-            self._errors[len(self._row_ids)] = str(error)
+        except (DataError, TypeError, ValueError, RuntimeError) as error:  # what a caller's objects may raise
+            self._errors[len(self._row_ids)] = _told(error)
             patient_id = row_id
         self._ids[row_id] = None
         self._row_ids.append(row_id)

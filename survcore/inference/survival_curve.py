@@ -77,6 +77,8 @@ class SurvivalCurves:
 
     def restricted_mean(self, tau: float) -> np.ndarray:
         """Restricted mean survival time: months lived up to ``tau``, [n]; NaN where tau lies beyond the horizon."""
+        if not tau > 0:
+            raise ValueError(f"the restricted mean needs a time above 0 months, got {tau}")
         if tau > self.horizon:
             return np.full(len(self.cumulative), np.nan)
         ends = np.minimum(self.edges, tau)

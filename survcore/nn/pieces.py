@@ -54,7 +54,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 
     ``query`` [..., Q, d] is scaled already; ``key`` and ``value`` are [..., n, d].
     """
-    if _plain(query):
+    if _plain(query, key, value):
         scores = query @ key.transpose(-1, -2)
         weights = scores.softmax(-1)
         # The largest weight is exp(0) over the sum.
@@ -65,7 +65,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     return found.reshape(query.shape), weight.reshape(query.shape[:-1])
 
 
-def _plain(query: Tensor) -> bool:
-    """Whether attention has to be spelled out: for gradients, transforms and graphs, and off the CPU."""
-    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    return torch.is_grad_enabled() or query.device.type != "cpu" or traced
+def _plain(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether attention has to be spelled out: for gradients, transforms and graphs, off the CPU, and for what the
+    fused kernel does not take."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return True
+    served = query.device.type == "cpu" and query.dtype == key.dtype == value.dtype
+    return not served or query.ndim not in (3, 4) or not query.numel() or not key.numel()
