@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from survcore.inference.outputs import EncodedCohort, Outputs, prediction_table,
 from survcore.inference.patients import Patients, read_records, read_table
 from survcore.inference.survival_curve import SurvivalCurves
 from survcore.models import system_class
-from survcore.models.base import FILLS, Completed, Encoded, System
+from survcore.models.base import FILLS, Encoded, System
 
 _BATCH_SIZE = 256
 _KEPT_ENCODINGS = 64
@@ -400,28 +401,23 @@ class Predictor:
         completed = np.zeros(prepared.availability.shape, dtype=bool)
         errors: dict[int, str] = {}
         for rows, encoded in encoding.parts:
-
-            def predicted(
-                places: Tensor, encoded: Encoded = encoded
-            ) -> tuple[dict[str, Tensor], Completed, Tensor | None]:
-                own = encoded if len(places) == len(encoded) else encoded.take(places)
-                whole = self.system.complete(own, **completing)
-                return self.system.predict(whole), whole, self.system.predict_draws(whole)
-
             failed: dict[int, str] = {}
-            for places, (values, whole, risks) in in_parts(
-                predicted, torch.arange(len(rows)), failed if report else None
-            ):
+            parts = in_parts(
+                partial(self._predicted, encoded, completing), torch.arange(len(rows)), failed if report else None
+            )
+            for places, (values, filled, risks) in parts:
                 index = rows[places].numpy()
                 for name, value in values.items():
                     found = value.double().cpu().numpy()
                     heads.setdefault(name, np.full((count, *found.shape[1:]), np.nan))[index] = found
-                completed[index] = whole.completed.cpu().numpy()
+                completed[index] = filled.cpu().numpy()
                 if risks is not None:
                     drawn = completed[index].any(axis=1)
                     draw_risks[index[drawn]] = risks.double().cpu().numpy()[drawn]
             errors |= {int(rows[place]): problem for place, problem in failed.items()}
         errors |= encoding.errors
+        if errors and not report:
+            raise DataError(next(iter(errors.values())))
         self._refuse_broken(prepared.row_ids, heads, errors, report)
         for values in (*heads.values(), draw_risks):
             values[list(errors)] = np.nan
@@ -438,6 +434,14 @@ class Predictor:
             prepared.extreme,
             dict(sorted(errors.items())),
         )
+
+    def _predicted(
+        self, encoded: Encoded, completing: dict[str, Any], places: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+        """Outputs of the heads, what was filled in, and the risks of single draws, of some of the encoded rows."""
+        own = encoded if len(places) == len(encoded) else encoded.take(places)
+        whole = self.system.complete(own, **completing)
+        return self.system.predict(whole), whole.completed, self.system.predict_draws(whole)
 
     def _refuse_broken(
         self, row_ids: np.ndarray, heads: dict[str, np.ndarray], errors: dict[int, str], report: bool
