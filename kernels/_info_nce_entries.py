@@ -55,7 +55,8 @@ def logits_of_tile(
         left = tl.load(row_start[:, None] + place[None, :], mask=row_valid[:, None] & inside[None, :], other=0.0)
         right = tl.load(column_start[None, :] + place[:, None], mask=column_valid[None, :] & inside[:, None], other=0.0)
         products = tl.dot(left, right, products, input_precision=PRECISION)
-    row_scale = row_inverse * (1.0 / tl.load(temperature).to(tl.float64)).to(tl.float32)
+    # Rounded once: of cold logits every rounding shows in the weights of pairs.
+    row_scale = (row_inverse.to(tl.float64) * (1.0 / tl.load(temperature).to(tl.float64))).to(tl.float32)
     return products * row_scale[:, None] * column_inverse[None, :]
 
 

@@ -128,3 +128,25 @@ def test_rows_are_taken_and_put_back() -> None:
     assert put_rows(values[everything], everything, 4).data_ptr() == values.data_ptr()
     assert take_rows(None, rows) is None and put_rows(None, rows, 4) is None
     assert take_keys(torch.arange(4), rows).tolist() == [0, 2]
+
+
+def test_the_basis_is_solved_once_for_the_weights_as_they_are() -> None:
+    subspace = SharedSubspace(16, 3).eval()
+    with torch.no_grad():
+        first = subspace.exact()
+        assert subspace.exact() is first
+        torch.testing.assert_close(first, subspace.basis)
+    assert subspace.exact().requires_grad
+    # A fused optimiser changes weights without telling; training mode is what shows it.
+    optimizer = torch.optim.AdamW(subspace.parameters(), lr=0.1, fused=True)
+    subspace.train()
+    subspace.exact().square().sum().backward()
+    subspace.exact()[0].sum().backward()
+    optimizer.step()
+    subspace.eval()
+    with torch.no_grad():
+        trained = subspace.exact()
+        assert not torch.allclose(trained, first)
+        subspace.load_state_dict(SharedSubspace(16, 3).state_dict())
+        assert not torch.allclose(subspace.exact(), trained)
+        torch.testing.assert_close(subspace.exact(), subspace.basis)

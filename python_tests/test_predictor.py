@@ -116,6 +116,10 @@ def test_the_first_failing_patient_is_raised_where_asked(folder: Path, stored: s
             call(stored, **options)
     with pytest.raises(ValueError, match="errors must be raise or report, got 'ignore'"):
         predictor.predict(stored, errors="ignore")
+    encoded = predictor.encode(stored, errors="report")
+    with pytest.raises(DataError, match=str(stored.row_ids[5])):
+        predictor.outputs(encoded)
+    assert list(predictor.outputs(encoded, errors="report", **QUICK).errors) == [5]
     curves = predictor.predict_survival_function(stored, errors="report", **QUICK)
     assert list(curves.columns[curves.isna().any()]) == [stored.row_ids[5]]
 

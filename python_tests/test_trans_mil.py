@@ -269,3 +269,21 @@ def test_training_memory_is_a_few_buffers_of_tokens(tmp_path: Path) -> None:
     buffer = patches * width * 4
     # Intermediate values that are kept take more than twice as much.
     assert peak_growth(tmp_path, patches, width, 32, 1) < 75 * buffer
+
+
+@pytest.mark.parametrize("leading", [(), (3,), (2, 3), (1, 2, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_attention_is_the_same_without_a_gradient(leading: tuple[int, ...], dtype: torch.dtype) -> None:
+    query, key, value = (torch.randn(*leading, count, 8).to(dtype) for count in (5, 40, 40))
+    expected = pieces.attend(query.double(), key.double(), value.double())
+    with torch.no_grad():
+        found = pieces.attend(query, key, value)
+    error = 0.05 if dtype == torch.bfloat16 else 1e-5
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=error, atol=error)
+
+
+def test_attention_of_no_queries_is_nothing() -> None:
+    with torch.no_grad():
+        found, weights = pieces.attend(torch.zeros(2, 0, 8), torch.randn(2, 4, 8), torch.randn(2, 4, 8))
+    assert found.shape == (2, 0, 8) and weights.shape == (2, 0)
