@@ -57,7 +57,7 @@ def logits_of_tile(
         products = tl.dot(left, right, products, input_precision=PRECISION)
     # Rounded once: of cold logits every rounding shows in the weights of pairs.
     row_scale = (row_inverse.to(tl.float64) * (1.0 / tl.load(temperature).to(tl.float64))).to(tl.float32)
-    return products * row_scale[:, None] * column_inverse[None, :]
+    return products * (row_scale[:, None] * column_inverse[None, :])
 
 
 @triton.jit
