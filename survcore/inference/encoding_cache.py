@@ -48,7 +48,7 @@ class EncodingCache:
         """
         bags = [name for name, value in batch.values.items() if isinstance(value, Bags)]
         large = [row for row in range(len(batch)) if any(batch.values[name].sizes[row] for name in bags)]
-        others = [row for row in range(len(batch)) if row not in set(large)]
+        others = sorted(set(range(len(batch))).difference(large))
         parts = [encode(batch.take(torch.tensor(others)))] if others else []
         for row in large:
             parts.append(self._row(_read(batch.take(slice(row, row + 1)), bags), encode, weights))
