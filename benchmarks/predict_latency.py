@@ -14,8 +14,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-
 from survcore.benchmarks import predict_bars
 from survcore.benchmarks.case import is_own
 from survcore.benchmarks.predict_model import made_up_model
@@ -33,6 +31,7 @@ from survcore.benchmarks.predict_worker import (
 from survcore.benchmarks.provider_process import ProviderProblem
 from survcore.benchmarks.results import Record
 from survcore.benchmarks.timing import spread
+from survcore.devices import native_bfloat16
 from survcore.files import replacing
 
 OP = "predict_latency"
@@ -139,13 +138,6 @@ def write(folder: Path, device: str, records: list[Record]) -> Path:
     with replacing(path) as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
-
-
-def native_bfloat16(device: str) -> bool:
-    """Whether the device multiplies bfloat16 itself."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def wrong(risks: Sequence[float], expected: Sequence[float], allowed: float) -> str:

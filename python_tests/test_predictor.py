@@ -345,7 +345,7 @@ def test_matrices_are_lowered_once_and_encodings_are_float32(wide: Path) -> None
 def native(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[torch.dtype, tuple[float, list[float]]]]:
     """Seconds and risks that trials find on a processor with bfloat16."""
     found = {torch.float32: (1.0, [-2.0, -3.0]), torch.bfloat16: (0.5, [-2.01, -3.0])}
-    monkeypatch.setattr(encoder_dtype, "_native", lambda: True)
+    monkeypatch.setattr(encoder_dtype, "native_bfloat16", lambda device: True)
     monkeypatch.setattr(encoder_dtype, "_trial", lambda encoder: found[encoder.dtype])
     yield found
 
@@ -368,7 +368,7 @@ def test_auto_takes_bfloat16_where_it_is_faster_and_close(
 
 
 def test_auto_stays_with_float32_without_bfloat16_in_the_processor(wide: Path, native: dict, monkeypatch) -> None:
-    monkeypatch.setattr(encoder_dtype, "_native", lambda: False)
+    monkeypatch.setattr(encoder_dtype, "native_bfloat16", lambda device: False)
     assert survcore.load(wide, "cpu").dtype == torch.float32
     with pytest.raises(ValueError, match="dtype must be one of auto, float32, bfloat16, got 'half'"):
         survcore.load(wide, "cpu", "half")

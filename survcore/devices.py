@@ -1,4 +1,4 @@
-"""Which device a name means."""
+"""Which device a name means, and what it can do."""
 
 from __future__ import annotations
 
@@ -22,3 +22,10 @@ def known_device(name: str | torch.device) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {str(name)!r}: torch sees {torch.cuda.device_count()} CUDA devices on this machine")
     return device
+
+
+def native_bfloat16(device: str) -> bool:
+    """Whether the kind of device, "cpu" or "cuda", multiplies bfloat16 itself."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()

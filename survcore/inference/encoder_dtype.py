@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from survcore.batch import Batch
+from survcore.devices import native_bfloat16
 from survcore.errors import DataError
 from survcore.inference.made_up import made_up_patients
 from survcore.kept import Kept
@@ -74,15 +75,11 @@ def chosen_dtype(name: str, system: System, device: torch.device) -> torch.dtype
         return DTYPES[name]
     if name != "auto":
         raise ValueError(f"dtype must be one of auto, {', '.join(DTYPES)}, got {name!r}")
-    if device.type != "cpu" or not _native():
+    if device.type != "cpu" or not native_bfloat16("cpu"):
         return torch.float32
     (seconds, risks), (lower_seconds, lower_risks) = (_trial(Encoder(system, dtype)) for dtype in DTYPES.values())
     close = all(abs(lower / risk - 1) < MOST_MOVED for lower, risk in zip(lower_risks, risks, strict=True))
     return torch.bfloat16 if lower_seconds < seconds and close else torch.float32
-
-
-def _native() -> bool:
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def _trial(encode: Encoder) -> tuple[float, list[float]]:
