@@ -128,6 +128,7 @@ class Batch:
             modality that is not listed is complete; bags never are listed.
         target: the endpoint being trained, or None at prediction.
         weights: case weights float32 [B], or None.
+        strata: int64 [B], numbers of the strata that the model was trained with, -1 for another; None without strata.
         latents: frozen parts of earlier stages by name, [B, ...]; filled by the training loop in cached stages.
     """
 
@@ -137,6 +138,7 @@ class Batch:
     observed: dict[str, Tensor] = field(default_factory=dict)
     target: Target | None = None
     weights: Tensor | None = None
+    strata: Tensor | None = None
     latents: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -144,12 +146,12 @@ class Batch:
 
     def take(self, rows: slice | Tensor) -> Batch:
         """A slice of rows, or those of an int64 index on the CPU; none of their bags is read."""
-        parts = ("row_key", "availability", "values", "observed", "target", "weights", "latents")
+        parts = ("row_key", "availability", "values", "observed", "target", "weights", "strata", "latents")
         return self._mapped(parts, lambda part: part.take(rows) if isinstance(part, Bags) else part[rows])
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device (row keys stay on the CPU, where the draws are made)."""
-        parts = ("availability", "values", "observed", "target", "weights", "latents")
+        parts = ("availability", "values", "observed", "target", "weights", "strata", "latents")
         return self._mapped(parts, lambda part: part.to(device))
 
     def _mapped(self, parts: Sequence[str], change: Callable[[Any], Any]) -> Batch:

@@ -88,6 +88,7 @@ class PreparedCohort:
         readers: what reads arrays when a batch is made, and bags when the model asks for them.
         targets: the endpoint of all rows, or None where the cohort has no outcomes.
         weights: case weights float32 [N], or None.
+        strata: int64 [N], numbers of the strata of the training rows, -1 for another; or None.
         imputed: per table and row, how many missing entries were filled from training values, int64 [N].
         extreme: by row number, what is told of tables with entries more than 20 standard deviations of the training
             rows from their mean (before the clip; scale "standard" alone); the rows without such are not listed.
@@ -104,6 +105,7 @@ class PreparedCohort:
     weights: Tensor | None
     imputed: dict[str, np.ndarray]
     extreme: dict[int, str] = field(default_factory=dict)
+    strata: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.row_key)
@@ -149,6 +151,7 @@ class PreparedCohort:
             observed=observed,
             target=None if self.targets is None else _take(self.targets, rows),
             weights=None if self.weights is None else self.weights[rows],
+            strata=None if self.strata is None else self.strata[rows],
         )
 
     def subsampled(self, max_patches: int) -> np.ndarray:

@@ -55,6 +55,7 @@ class Preprocessor:
         endpoint: name of the endpoint that gives the targets, or None.
         bins: time bins fitted on that endpoint, or None.
         imputes: missing entries get training values; otherwise they become 0 and are masked out in ``Batch.observed``.
+        strata: labels of the strata of the training rows in rising order; empty without strata.
     """
 
     settings: dict[str, Any]
@@ -65,6 +66,7 @@ class Preprocessor:
     endpoint: str | None
     bins: TimeBins | None
     imputes: bool
+    strata: tuple[str, ...] = ()
 
     @classmethod
     def fit(
@@ -112,7 +114,8 @@ class Preprocessor:
             raise DataError(f"endpoint {endpoint!r}: the cohort has no outcomes")
         inputs = tuple(_model_input(modality.spec) for modality in cohort.modalities.values())
         name = None if target is None else target.name
-        return cls(settings, inputs, tables, transforms, orders, name, _fit_bins(target, settings), imputes)
+        strata = () if cohort.strata is None else tuple(sorted(set(cohort.strata.tolist())))
+        return cls(settings, inputs, tables, transforms, orders, name, _fit_bins(target, settings), imputes, strata)
 
     @cached_property
     def specs(self) -> dict[str, ModalitySpec]:
@@ -170,6 +173,7 @@ class Preprocessor:
             weights=None if cohort.weights is None else torch.as_tensor(cohort.weights, dtype=torch.float32),
             imputed=imputed if self.imputes else {name: np.zeros_like(counts) for name, counts in imputed.items()},
             extreme=extreme,
+            strata=self._numbered_strata(cohort),
         )
 
     def state(self) -> dict[str, Any]:
@@ -183,6 +187,7 @@ class Preprocessor:
             "endpoint": self.endpoint,
             "bins": None if self.bins is None else self.bins.state(),
             "imputes": self.imputes,
+            "strata": list(self.strata),
         }
 
     @classmethod
@@ -199,6 +204,7 @@ class Preprocessor:
             endpoint=state["endpoint"],
             bins=None if state["bins"] is None else TimeBins.from_state(state["bins"]),
             imputes=state["imputes"],
+            strata=tuple(state.get("strata", ())),
         )
 
     def _spec(self, declared: ModalityInput) -> ModalitySpec:
@@ -233,6 +239,12 @@ class Preprocessor:
     def _is_standard(self, declared: ModalityInput) -> bool:
         """Whether a table is scaled by the standard deviations of its training values."""
         return _table_settings(self.settings, declared)["scale"] == "standard"
+
+    def _numbered_strata(self, cohort: Cohort) -> torch.Tensor | None:
+        if cohort.strata is None or not self.strata:
+            return None
+        numbers = {label: number for number, label in enumerate(self.strata)}
+        return torch.tensor([numbers.get(label, -1) for label in cohort.strata.tolist()], dtype=torch.int64)
 
     def _targets(self, cohort: Cohort) -> Target | None:
         if self.bins is None or self.endpoint not in cohort.endpoints:
