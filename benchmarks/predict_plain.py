@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from survcore.batch import Batch
+from survcore.batch import Batch, dense
 from survcore.benchmarks.case import LeftOut
 from survcore.diffusion import LatentDiffusion
 from survcore.draws import row_normal, stream_seed
@@ -73,7 +73,7 @@ class PlainEncoder(nn.Module):
         cross = torch.zeros(count, count, size, width, **shape)
         for owned, rows in self._alike(batch.availability):
             part = batch.take(rows)
-            values = [part.values[self.encoder.names[m]] for m in owned]
+            values = [dense(part.values[self.encoder.names[m]]) for m in owned]
             tensors = tuple(value if isinstance(value, Tensor) else value[0] for value in values)
             own_whole, own_specific, own_cross = self._encode(owned, tensors)
             for place, m in enumerate(owned):

@@ -14,6 +14,7 @@ import torch
 from click.testing import CliRunner
 
 import survcore
+from survcore.batch import dense
 from survcore.benchmarks import pages, predict_bars, predict_figure, predict_latency, predict_tables, results, roofs
 from survcore.benchmarks.agreement import told
 from survcore.benchmarks.case import LeftOut
@@ -67,7 +68,7 @@ def test_values_of_made_up_patients_are_ordinary_once_they_are_scaled() -> None:
     preprocessor = Preprocessor.fit(cohort, {"modalities": {"clinical": {"scale": "minmax"}}})
     records = made_up_records(preprocessor, 6, patches=50)
     prepared = preprocessor.transform(cohort_of(preprocessor, records))
-    rna, clinical, mutations = (prepared.tables[name].numpy() for name in ("rna", "clinical", "mutations"))
+    rna, clinical, mutations = (dense(prepared.tables[name]).numpy() for name in ("rna", "clinical", "mutations"))
     assert abs(rna.mean()) < 0.1 and abs(rna.std() - 1) < 0.1
     assert clinical.min() >= -1e-5 and clinical.max() <= 1 + 1e-5 and abs(clinical.mean() - 0.5) < 0.05
     assert set(np.unique(mutations)) == {0.0, 1.0}

@@ -15,6 +15,7 @@ _HOME = {
     "KINDS": "modality",
     "Modality": "modality",
     "ModalitySpec": "modality",
+    "Panel": "sparse_panel",
     "PreparedCohort": "prepared",
     "Preprocessor": "preprocessor",
     "TimeBins": "time_bins",

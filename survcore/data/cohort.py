@@ -22,6 +22,8 @@ from survcore.errors import DataError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from survcore.data.sparse_panel import Panel
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Cohort:
@@ -58,7 +60,7 @@ class Cohort:
     @classmethod
     def from_frames(
         cls,
-        modalities: Mapping[str, DataFrame | Mapping[Any, Any]],
+        modalities: Mapping[str, DataFrame | Mapping[Any, Any] | Panel],
         outcomes: DataFrame | None,
         *,
         time_unit: str | Mapping[str, str] | None = None,
@@ -87,8 +89,10 @@ class Cohort:
         Args:
             modalities: by name a DataFrame (row id in the column ``id`` or the index; NaN = missing entry, a row of
                 nothing but NaN lacks the modality), or a dict by row id of arrays, tensors, dicts of ``features`` and
-                ``coords``, array files (:class:`pathlib.Path`, read when asked for) or texts. A row that is not there,
-                or has an empty text, lacks the modality.
+                ``coords``, array files (:class:`pathlib.Path`, read when asked for) or texts; or a
+                :class:`~survcore.data.Panel`, which gives a table of zeros and ones by its ones. A row that is not
+                there, or has an empty text, lacks the modality. A table of kind "panel" is held by its ones, and is
+                never written out where its columns have pandas' sparse dtype.
             outcomes: one line per row, which fixes the rows and their order; or None for prediction only, with the rows
                 of all modalities. Columns ``time``, ``event`` and optionally ``entry`` make the endpoint "primary";
                 ``NAME_time``, ``NAME_event``, ``NAME_entry`` make NAME.
@@ -97,7 +101,7 @@ class Cohort:
             id, patient: columns of the row id and the patient id (default ``patient_id`` where there is one, else the
                 row id).
             kinds: by modality; default "vector" for tables, "tokens" where groups are given, "bag" for 2-D arrays,
-                "text" for texts. Other kinds are declared.
+                "text" for texts, "panel" for a Panel. Other kinds are declared.
             groups: by modality, for tokens given as a table: a dict from token to columns, or a frame (token, column).
             transforms: by modality, the preprocessing it asks for ("none" or "signed_log").
             endpoints: the endpoints to read; default all that the columns show; [] reads none.
@@ -196,7 +200,7 @@ class Cohort:
 
         Args:
             path: the folder to make; DataError where it exists, unless it is a cohort folder and ``overwrite`` is set.
-            tables: "parquet" or "csv".
+            tables: "parquet", in which panels are written by their ones, or "csv".
             arrays: "safetensors", "h5", "npy" or "pt"; None copies array files as they are, and writes arrays in memory
                 as safetensors.
         """

@@ -10,12 +10,15 @@ import numpy as np
 import torch
 
 from survcore.data.arrays import ArrayItem
+from survcore.data.sparse_values import PanelValues
 
 if TYPE_CHECKING:
     from survcore.data.cohort import Cohort
 
 # Values of an array that are looked at in one place: little beside a slide, more than chance could make equal.
 _LOOKED_AT = 2**14
+# Entries of a panel whose table is written out for it.
+_WRITTEN_OUT = 2**26
 
 
 def fingerprint(cohort: Cohort) -> str:
@@ -45,11 +48,25 @@ def fingerprint(cohort: Cohort) -> str:
     for modality in cohort.modalities.values():
         add((modality.spec,))
         add(modality.present)
-        if modality.items is None:
-            add(modality.table)
+        if modality.panel is not None:
+            _add_panel(digest, modality.panel)
+        elif modality.items is None:
+            add(modality.held)
         else:
             add([_array_mark(item) if isinstance(item, ArrayItem) else item for item in modality.items])
     return digest.hexdigest()
+
+
+def _add_panel(digest: hashlib.blake2b, panel: PanelValues) -> None:
+    """How a panel was given does not count. A large one is taken by its ones: its table takes long to write out."""
+    if len(panel) * panel.width <= _WRITTEN_OUT:
+        for _, table in panel.tables():
+            digest.update(table.data)
+    else:
+        coverage = panel.coverage.canonical()
+        for part in (panel.ones.columns.numpy(), panel.ones.offsets.numpy(), coverage.numbers, coverage.packed):
+            digest.update(np.ascontiguousarray(part).data)
+    digest.update(b"\x1f")
 
 
 def _array_mark(item: ArrayItem) -> str:

@@ -7,6 +7,10 @@
     outcomes.csv | .parquet     row_id, [NAME_]time, _event, _entry, patient_id, fold, split, strata, weights
     rna.csv | .parquet          a table: row_id and one column per feature, or one column of text
     rna.groups.csv              token groups of that table: token, column
+    mutations.active.parquet    a panel by its ones, which is small where few entries are 1: row_id, active (list of the
+                                columns that are 1, counted from 0), coverage (which pattern of what was measured);
+    mutations.columns.parquet   the names of its columns: column;
+    mutations.coverage.parquet  one line per pattern, counted from 0: missing (list of the columns not measured)
     slides/ROW_ID.h5            one array per row (npy, safetensors, h5, pt); % and / in an id are %25 and %2F
 
 A small ``cohort.toml``::
@@ -20,8 +24,9 @@ A small ``cohort.toml``::
     [modalities.slides]
     kind = "bag"
 
-Reading opens every array file for its shape, but reads no values. A file that is missing, damaged, unknown or without a
-row in the outcomes raises :class:`survcore.errors.DataError` naming it.
+A panel may as well be a table with a column for every feature. Reading opens every array file for its shape, but reads
+no values. A file that is missing, damaged, unknown or without a row in the outcomes raises
+:class:`survcore.errors.DataError` naming it.
 """
 
 from __future__ import annotations
@@ -44,6 +49,7 @@ from survcore.data.endpoint import PRIMARY, TIME_UNITS
 from survcore.data.frames import identifiers
 from survcore.data.messages import listed
 from survcore.data.modality import KINDS, Modality
+from survcore.data.sparse_files import panel_file, read_panel, write_panel
 from survcore.data.tables import TABLE_SUFFIXES, read_table, write_table
 from survcore.errors import DataError
 from survcore.files import replacing_folder
@@ -52,6 +58,7 @@ _MANIFEST = "cohort.toml"
 _COHORT_KEYS = {"name", "simulated", "endpoints", "modalities", "rows_without_modality"}
 _ENDPOINT_KEYS = {"time_unit", "causes", "time", "event", "entry", "censored_value"}
 _MODALITY_KEYS = {"kind", "transform", "width", "groups", "format"}
+_FORMATS = ("csv", "parquet", "folder", "active")
 _ID = "row_id"
 
 
@@ -170,16 +177,21 @@ def _read_groups(path: Path, name: str, declared: Mapping[str, Any]) -> pd.DataF
 
 def _read_values(path: Path, name: str, declared: Mapping[str, Any], outcomes: pd.DataFrame | None) -> Any:
     wanted = declared.get("format")
-    if wanted not in (None, "csv", "parquet", "folder"):
+    if wanted not in (None, *_FORMATS):
         raise DataError(
-            f"{path / _MANIFEST}: [modalities.{name}]: unknown format {wanted!r}; expected csv, parquet or folder"
+            f"{path / _MANIFEST}: [modalities.{name}]: unknown format {wanted!r}; expected {', '.join(_FORMATS)}"
         )
-    table = None if wanted == "folder" else _one_file(path, name, TABLE_SUFFIXES if wanted is None else (f".{wanted}",))
+    suffixes = TABLE_SUFFIXES if wanted is None else tuple({f".{wanted}"} & set(TABLE_SUFFIXES))
+    table = _one_file(path, name, suffixes)
     is_folder = wanted in (None, "folder") and (path / name).is_dir()
-    if table is not None and is_folder:
-        raise DataError(
-            f"{path}: modality {name!r} has both {table.name} and a folder {name}; keep one or declare its format"
-        )
+    active = panel_file(path, name)
+    is_active = wanted in (None, "active") and active.is_file()
+    if sum((table is not None, is_folder, is_active)) > 1:
+        there = [table.name] if table else []
+        there += [f"a folder {name}"] * is_folder + [active.name] * is_active
+        raise DataError(f"{path}: modality {name!r} has both {' and '.join(there)}; keep one or declare its format")
+    if is_active:
+        return read_panel(path, name)
     if table is not None:
         text = declared["kind"] == "text"
         frame = read_table(table, text_columns=None if text else (_ID,))
@@ -188,9 +200,11 @@ def _read_values(path: Path, name: str, declared: Mapping[str, Any], outcomes: p
         return frame
     if is_folder:
         return _array_files(path / name, None if outcomes is None else identifiers(outcomes[_ID], "outcomes"))
-    expected = {None: f"{name}.csv, {name}.parquet or the folder {name}", "folder": f"the folder {name}"}.get(
-        wanted, f"{name}.{wanted}"
-    )
+    expected = {
+        None: f"{name}.csv, {name}.parquet or the folder {name}",
+        "folder": f"the folder {name}",
+        "active": active.name,
+    }.get(wanted, f"{name}.{wanted}")
     raise DataError(f"{path}: modality {name!r} is declared, but there is no {expected}")
 
 
@@ -217,7 +231,12 @@ def _write_modality(
     folder: Path, name: str, modality: Modality, row_ids: np.ndarray, tables: str, arrays: str | None
 ) -> None:
     spec, present = modality.spec, modality.present
-    if spec.is_table:
+    if modality.panel is not None:
+        if tables == "csv":
+            _write_panel_text(folder / f"{name}.csv", modality, row_ids)
+        else:
+            write_panel(folder, name, row_ids, spec.columns, modality.panel)
+    elif spec.is_table:
         frame = pd.DataFrame(modality.table[present], columns=list(spec.columns))
         frame.insert(0, _ID, row_ids[present])
         write_table(frame, folder / f"{name}.{tables}")
@@ -240,6 +259,16 @@ def _write_modality(
                 shutil.copyfile(item.path, file)
             else:
                 write_arrays(file, item.values(), item.coords(), item.where)
+
+
+def _write_panel_text(file: Path, modality: Modality, row_ids: np.ndarray) -> None:
+    """A panel as a csv with a column for every feature, some rows at a time."""
+    with file.open("w", encoding="utf-8", newline="") as opened:
+        for rows, table in modality.panel.tables():
+            present = modality.present[rows]
+            frame = pd.DataFrame(table[present], columns=list(modality.spec.columns))
+            frame.insert(0, _ID, row_ids[rows][present])
+            frame.to_csv(opened, index=False, header=rows.start == 0)
 
 
 def _outcomes_frame(cohort: Cohort) -> pd.DataFrame:

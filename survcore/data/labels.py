@@ -10,6 +10,7 @@ import pandas as pd
 
 from survcore.data.frames import identifiers, numeric_table, refuse_duplicates, split_ids
 from survcore.data.messages import counted, listed
+from survcore.data.sparse_panel import Panel
 from survcore.errors import DataError
 
 
@@ -18,7 +19,12 @@ def union_of_rows(modalities: Mapping[str, Any], id: str) -> np.ndarray:
     parts = []
     for name, data in modalities.items():
         what = f"modality {name!r}"
-        parts.append(split_ids(data, id, what)[0] if isinstance(data, pd.DataFrame) else identifiers(list(data), what))
+        if isinstance(data, Panel):
+            parts.append(data.row_ids)
+        elif isinstance(data, pd.DataFrame):
+            parts.append(split_ids(data, id, what)[0])
+        else:
+            parts.append(identifiers(list(data), what))
     row_ids = pd.unique(pd.Series(np.concatenate(parts))).astype(str)
     if not len(row_ids):
         raise DataError("no modality has any rows")

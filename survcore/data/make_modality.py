@@ -14,6 +14,9 @@ from survcore.data.arrays import ArrayItem, HeldArray, StoredArray, UnreadableAr
 from survcore.data.frames import identifiers, numeric_table, refuse_duplicates, split_ids
 from survcore.data.messages import counted, listed
 from survcore.data.modality import KINDS, TABLE_KINDS, Modality, ModalitySpec
+from survcore.data.sparse_frames import panel_of_frame, require_binary
+from survcore.data.sparse_panel import Panel
+from survcore.data.sparse_values import PanelValues
 from survcore.errors import DataError
 
 
@@ -39,13 +42,22 @@ def make_modality(
     what = f"modality {name!r}"
     if kind is not None and kind not in KINDS:
         raise DataError(f"{what}: unknown kind {kind!r}; the kinds are {', '.join(KINDS)}")
-    if not isinstance(data, pd.DataFrame | Mapping):
+    if not isinstance(data, pd.DataFrame | Mapping | Panel):
         raise DataError(
-            f"{what}: expected a DataFrame or a dict of one array or text per row id, got {type(data).__name__}"
+            f"{what}: expected a DataFrame or a dict of one array or text per row id, or a Panel, got "
+            f"{type(data).__name__}"
         )
+    if isinstance(data, Panel):
+        if kind not in (None, "panel"):
+            raise DataError(f"{what}: a Panel is of kind 'panel', not {kind!r}")
+        kind = "panel"
     if groups is not None and (kind or "tokens") != "tokens":
         raise DataError(f"{what}: token groups are given, but the kind is {kind!r}, not 'tokens'")
-    if isinstance(data, Mapping):
+    held: np.ndarray | PanelValues
+    if isinstance(data, Panel):
+        columns = data.columns
+        held = data.values.placed(_positions(data.row_ids, row_ids, what), len(row_ids))
+    elif isinstance(data, Mapping):
         data = _one_per_row(data, row_ids, what)
         first = next((value for value in data if value is not None), None)
         kind = kind or _suggested_kind(first, groups, what)
@@ -53,8 +65,10 @@ def make_modality(
             return _text_modality(name, data, what, transform)
         if kind not in TABLE_KINDS and groups is None:
             return _array_modality(name, data, row_ids, kind, transform, width, what, keep_broken)
-        table = _stack_rows(data, row_ids, kind, what)
-        columns = tuple(str(column) for column in range(table.shape[1]))
+        held = _stack_rows(data, row_ids, kind, what)
+        columns = tuple(str(column) for column in range(held.shape[1]))
+        if kind == "panel":
+            require_binary(held, row_ids, columns, what)
     else:
         ids, frame = split_ids(data, id, what)
         kind = kind or ("vector" if groups is None else "tokens")
@@ -70,18 +84,20 @@ def make_modality(
         if frame.shape[1] == 0:
             raise DataError(f"{what}: the table has no columns beside {id!r}")
         columns = tuple(frame.columns)
-        table = _in_order(numeric_table(frame, ids, what), ids, row_ids, what)
+        if kind == "panel":
+            held = panel_of_frame(frame, ids, what).placed(_positions(ids, row_ids, what), len(row_ids))
+        else:
+            held = _in_order(numeric_table(frame, ids, what), ids, row_ids, what)
     if width is not None and width != len(columns):
         raise DataError(f"{what}: {width} columns are declared, the table has {len(columns)}")
-    present = ~np.isnan(table).all(axis=1)
-    if kind == "panel":
-        _require_binary(table, row_ids, columns, what)
-    return Modality(
-        ModalitySpec(name, kind, len(columns), columns, _token_groups(groups, columns, what), transform), present, table
-    )
+    present = held.present if isinstance(held, PanelValues) else ~np.isnan(held).all(axis=1)
+    spec = ModalitySpec(name, kind, len(columns), columns, _token_groups(groups, columns, what), transform)
+    return Modality(spec, present, held)
 
 
 def _positions(ids: np.ndarray, row_ids: np.ndarray, what: str) -> np.ndarray:
+    if np.array_equal(ids, row_ids):
+        return np.arange(len(row_ids))
     positions = pd.Index(row_ids).get_indexer(ids)
     if (unknown := positions < 0).any():
         raise DataError(
@@ -233,13 +249,3 @@ def _token_groups(groups: Any, columns: Sequence[str], what: str) -> tuple[tuple
     if not groups:
         raise DataError(f"{what}: the token groups are empty")
     return tuple((str(token), tuple(str(member) for member in members)) for token, members in groups.items())
-
-
-def _require_binary(table: np.ndarray, row_ids: np.ndarray, columns: Sequence[str], what: str) -> None:
-    odd = ~(np.isnan(table) | (table == 0) | (table == 1))
-    if odd.any():
-        row, column = np.argwhere(odd)[0]
-        raise DataError(
-            f"{what}: kind 'panel' holds 0, 1 or missing entries, got {table[row, column]:g} in "
-            f"row {str(row_ids[row])!r}, column {columns[column]!r}; declare the kind 'vector' for other values"
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from survcore.data.arrays import ArrayItem
+from survcore.data.sparse_values import PanelValues
 from survcore.errors import DataError
 
 KINDS = ("vector", "panel", "tokens", "bag", "images", "volume", "text", "embedding")
@@ -58,17 +58,36 @@ class Modality:
     Attributes:
         spec: what the modality is.
         present: bool [N], the rows that have it.
-        table: float32 [N, width] for tables, NaN where an entry is missing and in every absent row; else None.
+        held: the values of a table: float32 [N, width], NaN where an entry is missing and in every absent row; of a
+            panel :class:`~survcore.data.sparse_values.PanelValues`, which hold the ones alone and are made of such a
+            table where one is given; None for arrays and text.
         items: object array [N] for arrays and text: what :meth:`value` reads, None in absent rows; None for tables.
     """
 
     spec: ModalitySpec
     present: np.ndarray
-    table: np.ndarray | None = None
+    held: np.ndarray | PanelValues | None = None
     items: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.spec.kind == "panel" and isinstance(self.held, np.ndarray):
+            object.__setattr__(self, "held", PanelValues.of_table(self.held))
 
     def __len__(self) -> int:
         return len(self.present)
+
+    @property
+    def panel(self) -> PanelValues | None:
+        """The values of a panel as they are held; None for everything else."""
+        return self.held if isinstance(self.held, PanelValues) else None
+
+    @property
+    def table(self) -> np.ndarray | None:
+        """float32 [N, width], NaN where an entry is missing and in every absent row; None for arrays and text.
+
+        The table of a panel is written out at every call: four bytes per entry, for which a large cohort has no room.
+        """
+        return self.held.table() if isinstance(self.held, PanelValues) else self.held
 
     def value(self, row: int) -> Tensor | str:
         """Values of one row: float32 [width] of a table, the array in its stored dtype, or the text.
@@ -80,8 +99,10 @@ class Modality:
         """
         if not self.present[row]:
             raise DataError(f"modality {self.spec.name!r} is absent in row number {row}")
-        if self.table is not None:
-            return torch.from_numpy(self.table[row])
+        if self.panel is not None:
+            return torch.from_numpy(self.panel.take(np.array([row])).table()[0])
+        if self.held is not None:
+            return torch.from_numpy(self.held[row])
         item = self.items[row]
         return item if isinstance(item, str) else item.values()
 
@@ -94,7 +115,7 @@ class Modality:
         """Shape of one row's values without reading them; None where the row lacks the modality; () for text."""
         if not self.present[row]:
             return None
-        if self.table is not None:
+        if self.held is not None:
             return (self.spec.width,)
         item = self.items[row]
         return () if isinstance(item, str) else item.shape
@@ -102,22 +123,26 @@ class Modality:
     @property
     def missing_entries(self) -> int:
         """NaN entries of the rows that have the modality (0 for arrays and text, which are not read for it)."""
-        return 0 if self.table is None else int(np.isnan(self.table[self.present]).sum())
+        if self.panel is not None:
+            return int(self.present.sum()) * self.spec.width - int(self.panel.coverage.counts[self.present].sum())
+        return 0 if self.held is None else int(np.isnan(self.held[self.present]).sum())
 
     def select(self, index: np.ndarray) -> Modality:
         """The rows of an integer index, in its order."""
-        return self._map(lambda values: values[index])
+        held = self.held.take(index) if isinstance(self.held, PanelValues) else _rows(self.held, index)
+        return replace(self, present=self.present[index], held=held, items=_rows(self.items, index))
 
     def without(self, rows: np.ndarray) -> Modality:
         """The same modality, absent where the bool mask ``rows`` [N] is set."""
-        table, items = self.table, self.items
-        if table is not None:
-            table = np.where(rows[:, None], np.float32(np.nan), table)
+        held, items = self.held, self.items
+        if isinstance(held, PanelValues):
+            held = held.without(rows)
+        elif held is not None:
+            held = np.where(rows[:, None], np.float32(np.nan), held)
         if items is not None:
             items = np.where(rows, None, items)
-        return replace(self, present=self.present & ~rows, table=table, items=items)
+        return replace(self, present=self.present & ~rows, held=held, items=items)
 
-    def _map(self, change: Callable[[np.ndarray], np.ndarray]) -> Modality:
-        table = None if self.table is None else change(self.table)
-        items = None if self.items is None else change(self.items)
-        return replace(self, present=change(self.present), table=table, items=items)
+
+def _rows(values: np.ndarray | None, index: np.ndarray) -> np.ndarray | None:
+    return None if values is None else values[index]

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from survcore.arguments import whole_number
-from survcore.batch import Bags, Batch, ModalityInput, Target
+from survcore.batch import Bags, Batch, ModalityInput, SparsePanel, Target
 from survcore.data.arrays import transformed
 from survcore.data.bag_reader import BagReader
 from survcore.data.modality import Modality
+from survcore.data.sparse_coverage import Coverage
 from survcore.errors import DataError
 
 
@@ -83,8 +84,10 @@ class PreparedCohort:
         row_key: int64 [N], 64-bit keys of the row ids that seed every draw of a row.
         availability: bool [N, M] in the order of ``inputs``.
         inputs: the modalities as the model sees them.
-        tables: float32 [N, width] per table, without NaN, 0 in the rows that lack the modality.
-        observed: bool [N, width] per table with missing entries that were not imputed.
+        tables: float32 [N, width] per table, without NaN, 0 in the rows that lack the modality; of a panel that is
+            still of zeros and ones the ones alone.
+        observed: per table with missing entries that were not imputed, which entries are there: bool [N, width], of a
+            panel that is held by its ones the patterns that rows share.
         readers: what reads arrays when a batch is made, and bags when the model asks for them.
         targets: the endpoint of all rows, or None where the cohort has no outcomes.
         weights: case weights float32 [N], or None.
@@ -98,8 +101,8 @@ class PreparedCohort:
     row_key: Tensor
     availability: Tensor
     inputs: tuple[ModalityInput, ...]
-    tables: dict[str, Tensor]
-    observed: dict[str, Tensor]
+    tables: dict[str, Tensor | SparsePanel]
+    observed: dict[str, Tensor | Coverage]
     readers: dict[str, ArrayReader | BagReader]
     targets: Target | None
     weights: Tensor | None
@@ -131,8 +134,14 @@ class PreparedCohort:
         """
         max_patches = whole_number("max_patches", max_patches, 0)
         rows = torch.arange(len(self)) if index is None else torch.as_tensor(index, dtype=torch.int64)
-        values: dict[str, Tensor | Bags] = {name: table[rows] for name, table in self.tables.items()}
-        observed = {name: mask[rows] for name, mask in self.observed.items()}
+        values: dict[str, Tensor | SparsePanel | Bags] = {
+            name: table.take(rows) if isinstance(table, SparsePanel) else table[rows]
+            for name, table in self.tables.items()
+        }
+        observed = {
+            name: torch.from_numpy(mask.rows(rows.numpy())) if isinstance(mask, Coverage) else mask[rows]
+            for name, mask in self.observed.items()
+        }
         for name, reader in self.readers.items():
             if reader.modality.spec.kind == "text":
                 continue

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from survcore.batch import ModalityInput, Target
+from survcore.arguments import whole_number
+from survcore.batch import ModalityInput, SparsePanel, Target
 from survcore.data.bag_reader import ORDERS, BagReader
 from survcore.data.endpoint import Endpoint
 from survcore.data.messages import listed, nearest_listed
 from survcore.data.modality import TRANSFORMS, Modality, ModalitySpec
 from survcore.data.prepared import ArrayReader, PreparedCohort
+from survcore.data.sparse_coverage import Coverage
+from survcore.data.sparse_values import PanelValues
 from survcore.data.table_scaler import IMPUTATIONS, SCALES, TableScaler
 from survcore.data.time_bins import TimeBins
 from survcore.draws import row_keys
@@ -32,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "clip": 5.0,
     "impute": "median",
     "order": "file",
+    "least_active": 0,
     "modalities": {},
 }
 _TABLE_SETTINGS = ("transform", "scale", "clip", "impute")
@@ -42,9 +46,10 @@ _BAG_SETTINGS = ("transform", "order")
 class Preprocessor:
     """Fitted preparation of cohorts for one model; it is stored with the model.
 
-    Tables go through: columns by name, transform, scale, clip, imputation. Arrays and bags are read row by row when a
-    batch asks for them; only their transform and the order of a bag's instances apply. Text is left to the systems that
-    read it.
+    Tables go through: columns by name, transform, scale, clip, imputation. A panel that stays of zeros and ones stays
+    held by its ones; its columns that are 1 in too few training rows are left out. Arrays and bags are read row by row
+    when a batch asks for them; only their transform and the order of a bag's instances apply. Text is left to the
+    systems that read it.
 
     Attributes:
         settings: the complete settings, defaults filled in.
@@ -84,15 +89,19 @@ class Preprocessor:
                 ("standard", "minmax", "none"), ``clip`` (standard deviations, or None), ``impute`` ("median", "mean"),
                 ``order`` of a bag's instances ("file", or "coords": by y, then x), and ``modalities``: per modality
                 name any of ``transform`` ("none", "signed_log"; by default what the modality declares), ``scale``,
-                ``clip``, ``impute``, and for bags ``order``. Panels are not scaled unless their entry says so.
+                ``clip``, ``impute``, for bags ``order``, and for panels ``least_active``. Panels are not scaled unless
+                their entry says so. ``least_active`` leaves columns of panels out that are 1 in fewer training rows
+                (0 keeps all); tables to predict from may have them, and a row with nothing else in a panel lacks it.
             endpoint: name of the endpoint to train on; None takes the only one. A cohort without outcomes has no bins.
             imputes: False for systems that take missing entries.
 
         Raises:
             ValueError: unknown setting or value.
-            DataError: a modality that no training row has; outcomes that allow no bins.
+            DataError: a modality that no training row has, or a panel with no column that is 1 in ``least_active``
+                rows; outcomes that allow no bins.
         """
         settings = _complete(settings, cohort)
+        specs: list[ModalitySpec] = []
         tables: dict[str, TableScaler] = {}
         transforms: dict[str, str] = {}
         orders: dict[str, str] = {}
@@ -101,10 +110,13 @@ class Preprocessor:
                 raise DataError(
                     f"modality {name!r}: none of the {len(cohort)} training rows has it; leave it out of the cohort"
                 )
-            if modality.table is not None:
+            if modality.held is not None:
                 own = {"transform": modality.spec.transform, **_table_settings(settings, modality.spec)}
-                tables[name] = TableScaler.fit(modality, **own)
+                kept, ignored = _frequent(modality, own.pop("least_active"))
+                tables[name] = replace(TableScaler.fit(kept, **own), ignored=ignored)
+                specs.append(kept.spec)
                 continue
+            specs.append(modality.spec)
             own = settings["modalities"].get(name, {})
             transforms[name] = own.get("transform", modality.spec.transform)
             if modality.spec.kind == "bag":
@@ -112,7 +124,7 @@ class Preprocessor:
         target = cohort.endpoint(endpoint) if cohort.endpoints else None
         if target is None and endpoint is not None:
             raise DataError(f"endpoint {endpoint!r}: the cohort has no outcomes")
-        inputs = tuple(_model_input(modality.spec) for modality in cohort.modalities.values())
+        inputs = tuple(_model_input(spec) for spec in specs)
         name = None if target is None else target.name
         strata = () if cohort.strata is None else tuple(sorted(set(cohort.strata.tolist())))
         return cls(settings, inputs, tables, transforms, orders, name, _fit_bins(target, settings), imputes, strata)
@@ -141,10 +153,8 @@ class Preprocessor:
         extreme: dict[int, str] = {}
         for column, declared in enumerate(self.inputs):
             modality = cohort.modalities.get(declared.name)
-            if modality is not None:
-                availability[:, column] = torch.from_numpy(modality.present)
             if declared.name in self.tables:
-                table, mask, missing, far = self._table(declared, modality, len(cohort))
+                table, mask, present, missing, far = self._table(declared, modality, len(cohort))
                 values[declared.name], imputed[declared.name] = table, missing
                 for row, told in far.items():
                     said = f"{declared.name}: {told}"
@@ -155,12 +165,14 @@ class Preprocessor:
                 if modality is None:
                     modality = _nowhere(declared, len(cohort))
                 _check_arrays(declared, modality)
+                present = modality.present
                 transform, order = self.transforms[declared.name], self.orders.get(declared.name)
                 readers[declared.name] = (
                     ArrayReader(modality, transform, cohort.row_ids)
                     if order is None
                     else BagReader(modality, transform, order, cohort.row_ids)
                 )
+            availability[:, column] = torch.from_numpy(present)
         return PreparedCohort(
             row_ids=cohort.row_ids,
             row_key=torch.from_numpy(row_keys(cohort.row_ids)),
@@ -217,24 +229,40 @@ class Preprocessor:
 
     def _table(
         self, declared: ModalityInput, modality: Modality | None, rows: int
-    ) -> tuple[torch.Tensor, torch.Tensor | None, np.ndarray, dict[int, str]]:
-        """Values [rows, width] without NaN, a mask of observed entries if it is needed, missing entries per row, and
-        what is told of rows with absurd entries."""
-        if modality is None:
-            return torch.zeros(rows, declared.width), None, np.zeros(rows, dtype=np.int64), {}
+    ) -> tuple[torch.Tensor | SparsePanel, torch.Tensor | Coverage | None, np.ndarray, np.ndarray, dict[int, str]]:
+        """Values [rows, width] without NaN, a mask of observed entries if it is needed, the rows that have the table,
+        missing entries per row, and what is told of rows with absurd entries."""
         scaler = self.tables[declared.name]
-        table = scaler.aligned(modality, gaps=not self.imputes)
-        values = scaler.apply(table)
-        extreme = scaler.extreme(table, values) if self._is_standard(declared) else {}
-        values[~modality.present] = 0.0
+        if modality is None:
+            sparse = declared.kind == "panel" and scaler.is_identity
+            nothing = PanelValues.nowhere(rows, declared.width).ones if sparse else torch.zeros(rows, declared.width)
+            return nothing, None, np.zeros(rows, dtype=bool), np.zeros(rows, dtype=np.int64), {}
+        held, present = scaler.aligned(modality, gaps=not self.imputes), modality.present
+        if isinstance(held, PanelValues):
+            # A row may have nothing but columns that the model does not read.
+            present = present & held.present
+            ones = self._ones(scaler, held) if declared.kind == "panel" else None
+            if ones is not None:
+                counts = np.where(present, declared.width - held.coverage.counts, 0)
+                return ones, held.coverage if counts.any() and not self.imputes else None, present, counts, {}
+            held = held.table()
+        values = scaler.apply(held)
+        extreme = scaler.extreme(held, values) if self._is_standard(declared) else {}
+        values[~present] = 0.0
         missing = np.isnan(values)
         counts = missing.sum(axis=1)
         if counts.any() and self.imputes:
             values = np.where(missing, scaler.fill.astype(np.float32), values)
         elif counts.any():
             values[missing] = 0.0
-        mask = torch.from_numpy(~missing & modality.present[:, None]) if counts.any() and not self.imputes else None
-        return torch.from_numpy(values), mask, counts, extreme
+        mask = torch.from_numpy(~missing & present[:, None]) if counts.any() and not self.imputes else None
+        return torch.from_numpy(values), mask, present, counts, extreme
+
+    def _ones(self, scaler: TableScaler, panel: PanelValues) -> SparsePanel | None:
+        """A panel as the model takes it, or None where that is not of zeros and ones."""
+        if not scaler.is_identity:
+            return None
+        return panel.filled(scaler.fill.astype(np.float32)) if self.imputes else panel.ones
 
     def _is_standard(self, declared: ModalityInput) -> bool:
         """Whether a table is scaled by the standard deviations of its training values."""
@@ -266,6 +294,22 @@ def _fit_bins(endpoint: Endpoint | None, settings: dict[str, Any]) -> TimeBins |
     return TimeBins.uncensored_quantiles(endpoint.time, endpoint.event, settings["bins"])
 
 
+def _frequent(modality: Modality, least_active: int) -> tuple[Modality, tuple[str, ...]]:
+    """The modality with the columns that are 1 in so many rows, and the names of the others; what is no panel whole."""
+    if modality.panel is None or not least_active:
+        return modality, ()
+    often = modality.panel.column_ones() >= least_active
+    if not often.any():
+        raise DataError(
+            f"modality {modality.spec.name!r}: none of its {modality.spec.width} columns is 1 in least_active = "
+            f"{least_active} of the training rows"
+        )
+    names = np.array(modality.spec.columns, dtype=object)
+    spec = replace(modality.spec, width=int(often.sum()), columns=tuple(names[often]))
+    held = modality.panel.columns(np.flatnonzero(often))
+    return replace(modality, spec=spec, present=modality.present & held.present, held=held), tuple(names[~often])
+
+
 def _model_input(spec: ModalitySpec) -> ModalityInput:
     position = {column: index for index, column in enumerate(spec.columns)}
     groups = tuple((token, tuple(position[column] for column in columns)) for token, columns in spec.groups)
@@ -280,7 +324,7 @@ def _nowhere(declared: ModalityInput, rows: int) -> Modality:
 
 def _check_arrays(declared: ModalityInput, modality: Modality) -> None:
     spec = modality.spec
-    if spec.kind != declared.kind or modality.table is not None:
+    if spec.kind != declared.kind or modality.held is not None:
         raise DataError(
             f"modality {spec.name!r}: the model takes kind {declared.kind!r} as arrays, the cohort has a {spec.kind!r}"
         )
@@ -301,10 +345,12 @@ def _complete(settings: Mapping[str, Any] | None, cohort: Cohort) -> dict[str, A
     if not isinstance(complete["bins"], int) or complete["bins"] < 1:
         raise ValueError(f"bins: expected a whole number of at least 1, got {complete['bins']!r}")
     for name, own in complete["modalities"].items():
-        _known(f"setting of modality {name!r}", own, (*_TABLE_SETTINGS, "order"))
+        _known(f"setting of modality {name!r}", own, (*_TABLE_SETTINGS, "order", "least_active"))
         modality = cohort.modalities[name]
         what, takes = "a table", _TABLE_SETTINGS
-        if modality.table is None:
+        if modality.spec.kind == "panel":
+            what, takes = "a panel", (*_TABLE_SETTINGS, "least_active")
+        elif modality.held is None:
             what, takes = ("bags", _BAG_SETTINGS) if modality.spec.kind == "bag" else ("arrays", ("transform",))
         if given_in_vain := [setting for setting in own if setting not in takes]:
             raise ValueError(
@@ -315,6 +361,7 @@ def _complete(settings: Mapping[str, Any] | None, cohort: Cohort) -> dict[str, A
         _known("impute", [part.get("impute", "median")], IMPUTATIONS)
         _known("transform", [part.get("transform", "none")], TRANSFORMS)
         _known("order", [part.get("order", "file")], ORDERS)
+        whole_number("least_active", part.get("least_active", 0), 0)
         clip = part.get("clip")
         if clip is not None and not clip > 0:
             raise ValueError(f"clip: expected a positive number of standard deviations or None, got {clip!r}")
@@ -329,6 +376,7 @@ def _known(what: str, given: Any, choices: Any) -> None:
 
 def _table_settings(settings: dict[str, Any], spec: ModalitySpec | ModalityInput) -> dict[str, Any]:
     default = {name: settings[name] for name in ("scale", "clip", "impute")}
+    default["least_active"] = settings.get("least_active", 0)
     if spec.kind == "panel":
         default["scale"] = "none"
     return {**default, **settings["modalities"].get(spec.name, {})}

@@ -51,9 +51,7 @@ def _modalities(cohort: Cohort) -> list[str]:
         spec = modality.spec
         kind = f"{spec.kind} ({len(spec.groups)})" if spec.groups else spec.kind
         missing = (
-            "-"
-            if modality.table is None
-            else _share(modality.missing_entries, int(modality.present.sum()) * spec.width)
+            "-" if modality.held is None else _share(modality.missing_entries, int(modality.present.sum()) * spec.width)
         )
         rows.append((name, kind, str(spec.width or "-"), _share(int(modality.present.sum()), len(cohort)), missing))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -10,6 +10,7 @@ import numpy as np
 
 from survcore.data.messages import listed, nearest_listed
 from survcore.data.modality import Modality, ModalitySpec
+from survcore.data.sparse_values import PanelValues
 from survcore.errors import DataError
 
 SCALES = ("standard", "minmax", "none")
@@ -34,6 +35,7 @@ class TableScaler:
             column without any training value centre 0 and scale 1.
         clip: bound of the scaled value on both sides, or None.
         fill: float64 [width], what a missing entry becomes: median or mean of the scaled and clipped training values.
+        ignored: columns that the training rows had and the model does not read.
     """
 
     columns: tuple[str, ...]
@@ -42,6 +44,7 @@ class TableScaler:
     scale: np.ndarray
     clip: float | None
     fill: np.ndarray
+    ignored: tuple[str, ...] = ()
 
     @classmethod
     def fit(cls, modality: Modality, *, transform: str, scale: str, clip: float | None, impute: str) -> TableScaler:
@@ -52,6 +55,8 @@ class TableScaler:
             clip: bound in standard deviations; it acts under "standard" alone.
             impute: "median" or "mean".
         """
+        if modality.panel is not None and transform == scale == "none":
+            return cls._of_panel(modality.spec.columns, modality.panel, impute)
         values = modality.table[modality.present].astype(np.float64)
         if transform == "signed_log":
             values = signed_log(values)
@@ -75,10 +80,33 @@ class TableScaler:
         scaler = cls(modality.spec.columns, transform, centre, spread, clip, fill=np.zeros(width))
         return replace(scaler, fill=_column_centres(scaler._scaled(values), observed, impute))
 
+    @classmethod
+    def _of_panel(cls, columns: tuple[str, ...], panel: PanelValues, impute: str) -> TableScaler:
+        """Of zeros and ones that stay as they are, without writing them out."""
+        width = len(columns)
+        known, ones = panel.coverage.column_counts(), panel.column_ones()
+        if impute == "mean":
+            fill = ones / np.maximum(known, 1)
+        else:
+            zeros = known - ones
+            fill = (((known - 1) // 2 >= zeros).astype(np.float64) + (known // 2 >= zeros)) / 2 * (known > 0)
+        return cls(columns, "none", np.zeros(width), np.ones(width), None, fill)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether values stay as they are, so that zeros and ones stay zeros and ones."""
+        unmoved = self.transform == "none" and self.clip is None
+        return unmoved and not self.centre.any() and bool((self.scale == 1.0).all())
+
     @cached_property
     def position(self) -> dict[str, int]:
         """Place of every column in the model's input."""
         return {column: index for index, column in enumerate(self.columns)}
+
+    @cached_property
+    def ignored_names(self) -> frozenset[str]:
+        """:attr:`ignored`, to look names up in."""
+        return frozenset(self.ignored)
 
     def apply(self, table: np.ndarray) -> np.ndarray:
         """Transformed, scaled and clipped values: float32 [N, width]; missing entries stay NaN."""
@@ -111,8 +139,8 @@ class TableScaler:
             if count
         }
 
-    def aligned(self, modality: Modality, *, gaps: bool = False) -> np.ndarray:
-        """The modality's table with its columns in the order of the model's input.
+    def aligned(self, modality: Modality, *, gaps: bool = False) -> np.ndarray | PanelValues:
+        """The modality's values as they are held, with its columns in the order of the model's input.
 
         Args:
             gaps: columns that are absent become missing entries (NaN), for models that take such.
@@ -121,30 +149,42 @@ class TableScaler:
             DataError: columns that the model needs are absent, or there are columns it never saw.
         """
         spec = modality.spec
-        if modality.table is None:
+        if modality.held is None:
             raise DataError(
                 f"modality {spec.name!r}: the model takes a table, the cohort holds one {spec.kind} array per row"
             )
         if spec.columns == self.columns:
-            return modality.table
+            return modality.held
         found = {column: index for index, column in enumerate(spec.columns)}
         missing = [column for column in self.columns if column not in found]
-        unexpected = [column for column in spec.columns if column not in self.position]
+        known = self.position.keys() | self.ignored_names
+        unexpected = [column for column in spec.columns if column not in known]
         if unexpected or (missing and not gaps):
             raise DataError(_other_columns(spec, self.columns, missing, unexpected))
-        table = np.full((len(modality.table), len(self.columns)), np.nan, dtype=np.float32)
-        table[:, [self.position[column] for column in found]] = modality.table
+        places = np.array([found.get(column, -1) for column in self.columns], dtype=np.int64)
+        if modality.panel is not None:
+            return modality.panel.columns(places)
+        table = np.full((len(modality), len(self.columns)), np.nan, dtype=np.float32)
+        table[:, places >= 0] = modality.held[:, places[places >= 0]]
         return table
 
     def state(self) -> dict[str, Any]:
         """A JSON-able description, exact to the last bit; :meth:`from_state` reads it."""
         arrays = {name: getattr(self, name).tolist() for name in ("centre", "scale", "fill")}
-        return {"columns": list(self.columns), "transform": self.transform, "clip": self.clip, **arrays}
+        return {
+            "columns": list(self.columns),
+            "transform": self.transform,
+            "clip": self.clip,
+            **arrays,
+            "ignored": list(self.ignored),
+        }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> TableScaler:
         arrays = {name: np.array(state[name], dtype=np.float64) for name in ("centre", "scale", "fill")}
-        return cls(tuple(state["columns"]), state["transform"], clip=state["clip"], **arrays)
+        # States written before columns could be left out name none.
+        ignored = tuple(state.get("ignored", ()))
+        return cls(tuple(state["columns"]), state["transform"], clip=state["clip"], **arrays, ignored=ignored)
 
     def _scaled(self, values: np.ndarray) -> np.ndarray:
         scaled = (values - self.centre) / self.scale

@@ -12,7 +12,7 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from survcore.batch import Bags, Batch
+from survcore.batch import Bags, Batch, SparsePanel
 from survcore.models.base import Encoded
 
 # Bytes that one thread digests at a time: a slide is digested by as many threads as compute.
@@ -89,6 +89,8 @@ def _digest(row: Batch) -> bytes:
         for name, value in group.items():
             if isinstance(value, Bags):
                 value = value[0] if value.sizes[0] else torch.empty(0)
+            elif isinstance(value, SparsePanel):
+                value = value.columns
             whole.update(f"{name} {value.dtype} {list(value.shape)}".encode())
             whole.update(_content(value))
     return whole.digest()

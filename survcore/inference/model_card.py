@@ -74,7 +74,7 @@ def _modality_lines(modalities: Sequence[Mapping[str, Any]], rows: int | None) -
         kind = modality["kind"] + (f" ({modality['tokens']} tokens)" if modality["tokens"] else "")
         known = NOT_RECORDED if modality["rows"] is None else f"{modality['rows']} of {rows}"
         steps = modality["preprocessing"]
-        told = [f"{name} {value}" for name, value in steps.items() if value not in (None, "none")]
+        told = [f"{name.replace('_', ' ')} {value}" for name, value in steps.items() if value not in (None, "none")]
         lines.append(
             f"{_INDENT}{modality['name']}: {kind}, width {modality['width']}; training rows that have it: {known}"
         )

@@ -34,7 +34,13 @@ _ABOUT = {
         "the part that a missing modality shares with the others is computed from those that are there; the part of "
         "its own is drawn by latent diffusion given the shared part, and the mean of the draws is taken",
         "diffusion",
-    )
+    ),
+    "surv_m2ac": _About(
+        "Masked Multimodal Autoencoders with Contrastive Learning for Cancer Survival Representation Learning",
+        "the encoder sees a learned token in the place of each of its entries, as it does of single missing entries "
+        "and saw of those that pretraining hid",
+        "pretrain",
+    ),
 }
 
 
@@ -166,7 +172,9 @@ def _preprocessing(preprocessor: Mapping[str, Any], modality: Mapping[str, Any])
     table = preprocessor["tables"][name]
     scale = own.get("scale", "none" if modality["kind"] == "panel" else settings["scale"])
     impute = own.get("impute", settings["impute"]) if preprocessor["imputes"] else None
-    return {"transform": table["transform"], "scale": scale, "clip": table["clip"], "impute": impute}
+    found = {"transform": table["transform"], "scale": scale, "clip": table["clip"], "impute": impute}
+    least = own.get("least_active", settings.get("least_active", 0)) if modality["kind"] == "panel" else 0
+    return found | ({"least_active": least, "columns_left_out": len(table["ignored"])} if least else {})
 
 
 def _completion(description: Mapping[str, Any]) -> dict[str, Any]:

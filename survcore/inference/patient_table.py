@@ -66,13 +66,15 @@ def _targets(preprocessor: Preprocessor, header: list[str]) -> dict[str, dict[st
         DataError: a column that the model does not know, that several of its tables have, or that is given twice.
     """
     owners: dict[str, list[tuple[str, str]]] = {}
-    for name, spec in preprocessor.specs.items():
-        for column in spec.columns if spec.is_table else ():
+    # Columns that the model knows and does not read are nobody's error.
+    known = {name: (*scaler.columns, *scaler.ignored) for name, scaler in preprocessor.tables.items()}
+    for name, columns in known.items():
+        for column in columns:
             owners.setdefault(column, []).append((name, column))
     # A name with its modality, and that of an array, stand before a column that happens to be called so.
-    for name, spec in preprocessor.specs.items():
-        if spec.is_table:
-            owners |= {f"{name}.{column}": [(name, column)] for column in spec.columns}
+    for name in preprocessor.specs:
+        if name in known:
+            owners |= {f"{name}.{column}": [(name, column)] for column in known[name]}
         else:
             owners[name] = [(name, name)]
     if unknown := [name for name in header if name not in owners]:

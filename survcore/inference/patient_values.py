@@ -28,7 +28,8 @@ def table_row(value: Any, spec: ModalitySpec, scaler: TableScaler, gaps: bool, w
     """One patient's line of a table: float32 [width] in the model's order, NaN where an entry is missing.
 
     Args:
-        value: numbers or None by column, or an array of numbers in the model's order of columns.
+        value: numbers or None by column, or an array of numbers in the model's order of columns. Columns that the model
+            knows and does not read are passed over.
         spec, scaler: of the modality.
         gaps: a column that is not there is a missing entry; else an error.
         where: names patient and modality in errors.
@@ -43,8 +44,9 @@ def table_row(value: Any, spec: ModalitySpec, scaler: TableScaler, gaps: bool, w
     panel = spec.kind == "panel"
     # A pandas Series is no Mapping, but has names.
     if isinstance(value, Mapping) or (hasattr(value, "keys") and hasattr(value, "to_list")):
-        columns, places = _known_columns(value, scaler, where)
-        row = numbers([*value.values()] if isinstance(value, Mapping) else value.to_list(), columns, panel, where)
+        columns, entries = _read_columns(value, scaler)
+        columns, places = _known_columns(columns, scaler, where)
+        row = numbers(entries, columns, panel, where)
         if np.isnan(row).all():
             return None
         if places is None:
@@ -169,9 +171,19 @@ def _as_float(entry: Any) -> float:
         return np.inf
 
 
-def _known_columns(value: Any, scaler: TableScaler, where: str) -> tuple[tuple[str, ...], list[int] | None]:
+def _read_columns(value: Any, scaler: TableScaler) -> tuple[tuple[Any, ...], list[Any]]:
+    """Columns and entries as given, without those that the model knows and does not read."""
+    columns, entries = tuple(value.keys()), [*value.values()] if isinstance(value, Mapping) else value.to_list()
+    if scaler.ignored:
+        kept = [place for place, column in enumerate(columns) if str(column) not in scaler.ignored_names]
+        columns, entries = tuple(columns[place] for place in kept), [entries[place] for place in kept]
+    return columns, entries
+
+
+def _known_columns(
+    columns: tuple[Any, ...], scaler: TableScaler, where: str
+) -> tuple[tuple[str, ...], list[int] | None]:
     """Columns as given, every one known and given once, and their places; None where all stand in order."""
-    columns = tuple(value.keys())
     if columns == scaler.columns:
         return columns, None
     columns = tuple(map(str, columns))

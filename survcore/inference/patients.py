@@ -220,7 +220,7 @@ def assembled(
     if not len(kept):
         return Patients(ids, errors, None)
     modalities = {
-        name: Modality(spec, present[name], table=tables.get(name), items=items.get(name))
+        name: Modality(spec, present[name], tables.get(name), items.get(name))
         for name, spec in preprocessor.specs.items()
         if name in present
     }

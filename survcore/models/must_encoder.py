@@ -8,7 +8,7 @@ from itertools import permutations
 import torch
 from torch import Tensor, nn
 
-from survcore.batch import Batch, ModalityInput
+from survcore.batch import Batch, ModalityInput, dense
 from survcore.models.must_settings import MUSTSettings
 from survcore.nn import (
     Attention,
@@ -124,7 +124,8 @@ class MUSTEncoder(nn.Module):
         name = self.names[index]
         if index in self.bags:
             return self.tokenizers[index](batch.values[name][0]), None
-        return self.tokenizers[index](take_rows(batch.values[name], rows), take_rows(batch.observed.get(name), rows))
+        values = dense(batch.values[name])
+        return self.tokenizers[index](take_rows(values, rows), take_rows(batch.observed.get(name), rows))
 
     def _pooling(self, index: int, settings: MUSTSettings, layers: int) -> TransMIL | ClassTokenAttention:
         """What sums the tokens of a modality up: TransMIL for bags (supplement)."""
