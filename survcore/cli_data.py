@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from survcore.cli_data_published import PUBLISHED
 from survcore.cli_options import cohort_folder, out_folder
-
-if TYPE_CHECKING:
-    from survcore.data.prepare_shared import PublishedCohort
+from survcore.cli_prepared import overwrite_option as _overwrite
+from survcore.cli_prepared import write_prepared as _write
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
-_overwrite = click.option("--overwrite", is_flag=True, help="Replace an existing cohort folder.")
 
 
 class _Names(click.ParamType):
@@ -56,12 +55,8 @@ def prepare() -> None:
     """Make a cohort folder from tables as others publish them."""
 
 
-def _write(made: PublishedCohort, out: Path, overwrite: bool) -> None:
-    made.cohort.to_folder(out, overwrite=overwrite)
-    for fact in made.facts:
-        click.echo(f"- {fact}")
-    click.echo(made.cohort.summary())
-    click.echo(f"written to {out}")
+for _command in PUBLISHED:
+    prepare.add_command(_command)
 
 
 @prepare.command()
@@ -167,6 +162,49 @@ def assays(
         assays=assays, censored_value=censored_value, log=log, name=name,
     )  # fmt: skip
     _write(made, out, overwrite)
+
+
+@prepare.command()
+@click.argument("study", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--modalities", type=_Names(), help="Some of mutations,cna,sv,clinical; default: all that are there.")
+@click.option(
+    "--endpoints", type=_Names(), help="Pairs NAME_MONTHS, NAME_STATUS to read; default: OS and those all have."
+)
+@click.option(
+    "--samples", type=click.Choice(["primary", "merge", "drop"]), default="primary", show_default=True,
+    help="Patients with several samples: keep the primary tumour's (then the earliest), take all, or leave them out.",
+)  # fmt: skip
+@click.option(
+    "--least-patients", type=click.IntRange(1), default=2, show_default=True,
+    help="Columns of mutations, cna and sv need so many patients; least_active in the recipe counts on training rows.",
+)  # fmt: skip
+@click.option(
+    "--least-gene-share", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True,
+    help="Genes need this share of all mutations (the paper: 0.001).",
+)  # fmt: skip
+@click.option("--drop-silent", is_flag=True, help="Leave out silent and non-coding mutations.")
+@click.option("--somatic-only", is_flag=True, help="Leave out germline mutations and variants.")
+@click.option(
+    "--gene-panels", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with data_gene_panel_*.txt; default: STUDY and STUDY/gene_panels.",
+)  # fmt: skip
+@click.option("--clinical", type=_Names(), default="", help="Further clinical columns as features.")
+@click.option("--leave-out", type=_Names(), default="", help="Clinical features that are not wanted.")
+@click.option("--strata", help="Clinical column that becomes the strata (e.g. CANCER_TYPE).")
+@click.option("--name", help="Name of the cohort; by default the folder's name.")
+@_overwrite
+@out_folder
+def cbioportal(study: Path, out: Path, overwrite: bool, **options: Any) -> None:
+    """A study folder as downloaded from cBioPortal: STUDY holds data_mutations.txt, data_clinical_patient.txt,
+    data_clinical_sample.txt and optionally data_cna.txt, data_sv.txt, gene panels and timelines.
+
+    Writes a cohort folder with one row per patient, the panels "mutations" (gene, mutation type, variant type and
+    chromosome), "cna" and "sv", the modality "clinical" and the endpoint OS. Genes that a sample's panel does not hold
+    are missing entries.
+    """
+    from survcore.data.prepare_cbioportal import prepare_cbioportal
+
+    _write(prepare_cbioportal(study, **options), out, overwrite)
 
 
 @data.command("show")
