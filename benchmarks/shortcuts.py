@@ -24,6 +24,7 @@ import torch
 from survcore.data.cohort import Cohort
 from survcore.errors import CheckpointError, DataError
 from survcore.evaluation.comparison import FoldBootstrap
+from survcore.evaluation.outcomes import outcome_columns
 from survcore.evaluation.run import FACTS, model_folder, with_folds
 from survcore.inference.predictor import Predictor, load
 from survcore.metrics import Interval
@@ -206,8 +207,7 @@ class _Scenario:
 
     def add(self, fold: int, rows: Cohort, endpoint: str, risks: dict[Shortcut, np.ndarray]) -> None:
         """The outcomes of a fold's rows, and the risk [n] that each shortcut gives them."""
-        outcome = rows.endpoint(endpoint)
-        columns = {"fold": fold, "patient": rows.patient_ids, "time": outcome.time, "event": outcome.event > 0}
+        columns = {"fold": fold, "patient": rows.patient_ids, **outcome_columns(rows, endpoint)}
         self.outcomes.append(pd.DataFrame(columns, index=rows.row_ids))
         self.risks.append(pd.DataFrame({part.name: risk for part, risk in risks.items()}, index=rows.row_ids))
 

@@ -196,7 +196,8 @@ def test_changes_that_a_variant_sets_anew_are_not_said_of_every_row(tmp_path):
     )  # fmt: skip
     changes = {"model": {"rank": 3, "width": 8}}
     facts = {"title": "t", "simulated": False, "rows": 4, "patients": 3, "events": 2, "endpoint": "OS", "folds": [0, 1],
-             "seed": 0, "recipe": "the packaged recipe", "changes": changes}  # fmt: skip
+             "delayed_entry": False, "strata": 0, "weighted": False, "seed": 0, "recipe": "the packaged recipe",
+             "changes": changes}  # fmt: skip
     write_ablation_report(tmp_path / "a.md", table, {"a": {"model": {"rank": 2}}}, [], facts)
     report = (tmp_path / "a.md").read_text()
     assert "4 rows of 3 patients, 2 events of OS, 2 folds; seed 0; the packaged recipe." in report

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -57,6 +59,47 @@ def test_every_cause_is_spread_over_the_folds():
     for cause in (1, 2):
         counted = patients[patients["event"] == cause]["fold"].value_counts()
         assert counted.max() - counted.min() <= 1
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_every_stratum_is_spread_over_the_folds(count: int):
+    cohort = make_cohort(patients=200)
+    generator = np.random.default_rng(2)
+    labels = generator.choice(["lung", "breast", "rare"], len(cohort), p=[0.6, 0.3, 0.1])
+    cohort = replace(cohort, strata=labels)
+    fold = stratified_folds(cohort, count)
+    patients = by_patient(cohort, fold)
+    # Several patients have rows of two strata: they count with the first name.
+    label = pd.Series(labels).groupby(cohort.patient_ids).min()
+    assert pd.Series(labels).groupby(cohort.patient_ids).nunique().max() > 1
+    patients["stratum"] = label.loc[patients["patient"]].to_numpy()
+    for _, alike in patients.groupby(["stratum", "event"]):
+        counted = alike["fold"].value_counts().reindex(range(count), fill_value=0)
+        assert counted.max() - counted.min() <= 1
+    for alike in (patients, patients[patients["event"] == 1]):
+        counted = alike["fold"].value_counts()
+        assert counted.max() - counted.min() <= 1
+    assert all(set(labels[fold == number]) == set(labels) for number in range(count))
+    order = generator.permutation(len(cohort))
+    np.testing.assert_array_equal(stratified_folds(cohort.select(order), count), fold[order])
+
+
+def test_one_stratum_is_as_good_as_none():
+    cohort = make_cohort()
+    single = replace(cohort, strata=np.full(len(cohort), "all"))
+    np.testing.assert_array_equal(stratified_folds(single, 5), stratified_folds(cohort, 5))
+    for one, other in zip(split_validation(single), split_validation(cohort), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_validation_part_has_its_share_of_every_stratum():
+    cohort = make_cohort(patients=400)
+    labels = np.array(["a", "b", "c"])[pd.factorize(cohort.patient_ids)[0] % 3]
+    _, validation = split_validation(replace(cohort, strata=labels), 0.2)
+    patients = pd.DataFrame({"stratum": labels, "event": cohort.endpoint().event, "id": cohort.patient_ids})
+    patients = patients.assign(chosen=np.isin(np.arange(len(cohort)), validation)).drop_duplicates("id")
+    for _, alike in patients.groupby(["stratum", "event"]):
+        assert abs(alike["chosen"].sum() - 0.2 * len(alike)) <= 1
 
 
 def test_validation_part_is_stratified_and_keeps_patients_whole():

@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 
 
 def stratified_folds(cohort: Cohort, count: int = 5, seed: int = 0, endpoint: str | None = None) -> np.ndarray:
-    """Deal the patients into ``count`` test folds, stratified by event code and quartile of time.
+    """Deal the patients into ``count`` test folds, stratified by event code, stratum (if any) and quartile of time.
+
+    A patient with rows of several strata is dealt with the first of them in the order of their names.
 
     Args:
         endpoint: name of the endpoint to stratify by; None takes the only one.
 
     Returns:
         int64 [N], the fold 0..count-1 in which each row is tested. All rows of a patient share a fold; folds differ
-        by at most one patient, and so do their shares of each stratum.
+        by at most one patient, and so do their shares of the patients of one event code, stratum and quartile, and of
+        one event code and stratum.
 
     Raises:
         DataError: fewer patients with an event than folds.
@@ -40,7 +43,8 @@ def stratified_folds(cohort: Cohort, count: int = 5, seed: int = 0, endpoint: st
     quartile = patients.groupby("event")["time"].transform(
         lambda time: np.searchsorted(np.quantile(time, (0.25, 0.5, 0.75)), time)
     )
-    dealt = _dealt(patients.assign(quartile=quartile), ["event", "quartile"], stream_seed(seed, "folds"))
+    alike = ["event", "stratum", "quartile"]
+    dealt = _dealt(patients.assign(quartile=quartile), alike, stream_seed(seed, "folds"))
     fold = pd.Series(np.arange(len(dealt)) % count, index=dealt)
     return fold.loc[cohort.patient_ids].to_numpy(dtype=np.int64)
 
@@ -48,7 +52,8 @@ def stratified_folds(cohort: Cohort, count: int = 5, seed: int = 0, endpoint: st
 def split_validation(
     cohort: Cohort, fraction: float = 0.15, seed: int = 0, endpoint: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Set aside a share of the patients with an event, spread over the event codes, and of those without.
+    """Set aside a share of the patients with an event, spread over the event codes, and of those without, both spread
+    over the strata where the cohort has some.
 
     Args:
         endpoint: name of the endpoint whose events count; None takes the only one.
@@ -72,9 +77,9 @@ def split_validation(
         )
     chosen: list[str] = []
     for group, least in ((patients[has_event], 1), (patients[~has_event], 0)):
-        dealt = np.array(_dealt(group, ["event"], stream_seed(seed, "validation")), dtype=object)
+        dealt = np.array(_dealt(group, ["event", "stratum"], stream_seed(seed, "validation")), dtype=object)
         size = min(max(round(fraction * len(dealt)), least), len(dealt) - least)
-        # Evenly spaced picks from a list ordered by event code take the same share of each code.
+        # Evenly spaced picks from a list ordered by event code and stratum take the same share of each.
         chosen += dealt[((np.arange(size) + 0.5) * len(dealt) / max(size, 1)).astype(int)].tolist()
     validation = np.isin(cohort.patient_ids, chosen)
     return np.flatnonzero(~validation), np.flatnonzero(validation)
@@ -105,14 +110,19 @@ def check_folds(cohort: Cohort, fold: np.ndarray, endpoint: str | None = None) -
 
 
 def _patients(cohort: Cohort, endpoint: str | None) -> pd.DataFrame:
-    """One line per patient: the highest event code of its rows and its longest time."""
+    """One line per patient: the highest event code of its rows, its longest time and its first stratum ("" without)."""
     outcome = cohort.endpoint(endpoint)
-    rows = pd.DataFrame({"patient": cohort.patient_ids, "event": outcome.event, "time": outcome.time})
-    return rows.groupby("patient", sort=True).agg(event=("event", "max"), time=("time", "max"))
+    strata = "" if cohort.strata is None else cohort.strata
+    rows = pd.DataFrame(
+        {"patient": cohort.patient_ids, "event": outcome.event, "time": outcome.time, "stratum": strata}
+    )
+    return rows.groupby("patient", sort=True).agg(
+        event=("event", "max"), time=("time", "max"), stratum=("stratum", "min")
+    )
 
 
-def _dealt(patients: pd.DataFrame, strata: list[str], seed: int) -> list[str]:
-    """Patients by stratum and, inside a stratum, in an order drawn from (seed, patient)."""
+def _dealt(patients: pd.DataFrame, alike: list[str], seed: int) -> list[str]:
+    """Patients ordered by these columns and, where they are alike, in an order drawn from (seed, patient)."""
     draw = row_uniform(seed, row_keys(patients.index), 1).numpy()[:, 0]
     # The stable sort leaves equal draws in the order of the patients' names.
-    return patients.assign(draw=draw).sort_values([*strata, "draw"], kind="stable").index.tolist()
+    return patients.assign(draw=draw).sort_values([*alike, "draw"], kind="stable").index.tolist()

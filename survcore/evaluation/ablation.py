@@ -13,6 +13,7 @@ from survcore.errors import DataError
 from survcore.evaluation.ablation_report import write_ablation_report
 from survcore.evaluation.comparison import FoldBootstrap, own_rows
 from survcore.evaluation.finished import read_finished
+from survcore.evaluation.outcomes import outcome_facts
 from survcore.evaluation.run import evaluate, with_folds
 from survcore.evaluation.system_checks import SystemChecks
 from survcore.files import replacing
@@ -106,6 +107,7 @@ def ablate(
         "rows": len(folded),
         "patients": len(set(folded.patient_ids)),
         "events": int((outcome.event > 0).sum()),
+        **outcome_facts(folded, outcome.name),
         "endpoint": outcome.name,
         "folds": numbers,
         "seed": seed,

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from survcore.evaluation.comparison import signed
-from survcore.evaluation.wording import INTERVALS, size, versions
+from survcore.evaluation.wording import INTERVALS, compared, size, versions
 from survcore.files import replacing
 
 
@@ -23,7 +23,8 @@ def write_ablation_report(
         table: what :func:`survcore.evaluation.ablate` returns.
         variants: by name the changes of the recipe.
         same: the variants that are the default itself.
-        facts: title, rows, patients, events, endpoint, folds, seed, recipe and changes (those of every variant).
+        facts: title, rows, patients, events, endpoint, those of :func:`survcore.evaluation.outcomes.outcome_facts`,
+            folds, seed, recipe and changes (those of every variant).
     """
     lines = [
         f"# {facts['title']}",
@@ -42,6 +43,7 @@ def write_ablation_report(
         "C-index (Harrell) on the test folds with the system's own fill-in, mean +- standard deviation over folds, and "
         "the difference to the default on the same patients with a 95 % bootstrap interval.",
         "",
+        *compared(facts),
         INTERVALS,
         "",
         "| variant | scenario | C-index | difference to the default |",

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from survcore.draws import stream_seed
-from survcore.metrics import Interval, concordance_index
+from survcore.evaluation.outcomes import COLUMNS, concordance
+from survcore.metrics import Interval
 from survcore.metrics.intervals import percentile_interval
 from survcore.metrics.resampling import Patients, metric_values
 
@@ -28,13 +29,19 @@ class FoldBootstrap:
     averaged; the interval shows the sampling of test patients, not the retraining of the model.
 
     Args:
-        outcomes: DataFrame indexed by row id with columns fold, patient, time, event (bool).
+        outcomes: DataFrame indexed by row id with columns fold, patient, time, event (bool) and any of entry, stratum
+            and weight, which the C-index then takes into account.
         draws: number of resamples.
         seed: of the resamples.
     """
 
     def __init__(self, outcomes: pd.DataFrame, *, draws: int = 1000, seed: int = 0) -> None:
         self.outcomes = outcomes
+        self._columns = {name: outcomes[name].to_numpy() for name in COLUMNS if name in outcomes}
+        if "stratum" in outcomes:
+            # Numbers, as labels would be compared anew in every resample.
+            self._columns["stratum"] = pd.factorize(outcomes["stratum"])[0]
+        self._means: dict[bytes, np.ndarray] = {}
         self.samples: list[list[np.ndarray]] = []
         for fold, rows in outcomes.groupby("fold", sort=True):
             generator = np.random.default_rng(stream_seed(seed, "bootstrap", int(fold)))
@@ -47,19 +54,23 @@ class FoldBootstrap:
     def of_predictions(cls, predictions: pd.DataFrame, *, seed: int = 0) -> FoldBootstrap:
         """Resamples of all test patients of an evaluation."""
         rows = predictions.drop_duplicates("row_id").set_index("row_id")
-        return cls(rows[["fold", "patient", "time", "event"]], seed=seed)
+        return cls(rows[["fold", "patient", *(name for name in COLUMNS if name in rows)]], seed=seed)
 
     def fold_means(self, risk: pd.Series) -> np.ndarray:
         """Mean C-index over folds of the data themselves (first) and of every resample; risk is indexed by row id."""
         values = risk.reindex(self.outcomes.index).to_numpy()
-        time, event = self.outcomes["time"].to_numpy(), self.outcomes["event"].to_numpy()
+        # The risks of a model are compared with those of many others.
+        if (key := values.tobytes()) in self._means:
+            return self._means[key]
         known = ~np.isnan(values)
-        arrays = (time, event, values)
-        indices = [
-            metric_values(concordance_index, arrays, (rows[known[rows]] for rows in samples))
-            for samples in self.samples
-        ]
-        return np.nanmean(indices, axis=0)
+
+        def index(risk: np.ndarray, *columns: np.ndarray) -> float:
+            return float(concordance(dict(zip(self._columns, columns, strict=True)), risk))
+
+        arrays = (values, *self._columns.values())
+        indices = [metric_values(index, arrays, (rows[known[rows]] for rows in samples)) for samples in self.samples]
+        self._means[key] = np.nanmean(indices, axis=0)
+        return self._means[key]
 
     def difference(self, first: pd.Series, second: pd.Series) -> Interval:
         """Fold mean of ``first`` minus that of ``second``, paired on the rows that both have (risks by row id)."""

@@ -9,6 +9,7 @@ import pandas as pd
 
 from survcore.data.cohort import Cohort
 from survcore.errors import CheckpointError
+from survcore.evaluation.outcomes import outcome_columns
 from survcore.evaluation.run import FACTS, TABLES, model_folder
 from survcore.evaluation.scenarios import scenarios
 from survcore.inference.artifact import load_artifact
@@ -51,6 +52,11 @@ def read_finished(
             )
     known = {scenario.name for scenario in scenarios(list(cohort.modalities))}
     metrics, predictions = (_table(folder / file) for file in TABLES)
+    if absent := [name for name in outcome_columns(cohort, endpoint) if name not in predictions]:
+        raise CheckpointError(
+            f"{folder / TABLES[1]} has no column {' and no '.join(absent)}: its C-index does not take into account "
+            "what the cohort has; evaluate again"
+        )
     return tuple(table[table["scenario"].isin(known)] for table in (metrics, predictions))
 
 
@@ -58,7 +64,7 @@ def _table(path: Path) -> pd.DataFrame:
     # Ids stay texts, and an empty fill stays a text.
     return pd.read_csv(
         path,
-        dtype={"row_id": str, "patient": str},
+        dtype={"row_id": str, "patient": str, "stratum": str},
         keep_default_na=False,
         na_values={"c_index": "", "risk": ""},
         float_precision="round_trip",

@@ -12,7 +12,7 @@ import pandas as pd
 
 from survcore.evaluation.comparison import FoldBootstrap, own_rows, signed
 from survcore.evaluation.scenarios import scenarios, title
-from survcore.evaluation.wording import INTERVALS, size, versions
+from survcore.evaluation.wording import INTERVALS, compared, size, versions
 from survcore.files import replacing
 from survcore.plots import save_kaplan_meier_by_risk
 
@@ -29,10 +29,17 @@ def write_report(folder: Path, metrics: pd.DataFrame, predictions: pd.DataFrame,
         key: bootstrap.fold_means(rows.set_index("row_id")["risk"])
         for key, rows in predictions.groupby(_KEYS, sort=False)
     }
-    # Risks of different folds come from different models: each fold is split at its own median.
-    high = complete.groupby("fold")["risk"].transform(lambda risk: risk > risk.median())
+    # Risks of different folds, and of different strata, have no common scale: each is split at its own median.
+    alike = [name for name in ("fold", "stratum") if name in complete]
+    high = complete.groupby(alike)["risk"].transform(lambda risk: risk > risk.median())
     save_kaplan_meier_by_risk(
-        folder / "kaplan_meier.png", complete["time"], complete["event"], high, title=f"{system}, out of fold: complete"
+        folder / "kaplan_meier.png",
+        complete["time"],
+        complete["event"],
+        high,
+        entry=complete.get("entry"),
+        strata=complete.get("stratum"),
+        title=f"{system}, out of fold: complete",
     )
     lines = [
         f"# {system} on {facts['cohort']}",
@@ -49,6 +56,7 @@ def write_report(folder: Path, metrics: pd.DataFrame, predictions: pd.DataFrame,
         "Mean and standard deviation over folds; 95 % interval from a bootstrap of test patients within folds. "
         "A scenario leaves out the rows that it would leave with nothing.",
         "",
+        *compared(facts),
         INTERVALS,
         "",
         *_table(metrics, means, bootstrap, facts["folds"]),
@@ -59,6 +67,7 @@ def write_report(folder: Path, metrics: pd.DataFrame, predictions: pd.DataFrame,
         *_spread(system, predictions),
         "![Kaplan-Meier curves by median risk](kaplan_meier.png)",
         "",
+        *_halves(facts),
         *_cosines(facts),
         *_training(facts),
         "",
@@ -152,6 +161,18 @@ def _spread(system: str, predictions: pd.DataFrame) -> list[str]:
         *lines,
         "",
     ]
+
+
+def _halves(facts: dict[str, Any]) -> list[str]:
+    """How entry times, strata and weights enter the curves by median risk."""
+    sentences = []
+    if facts["delayed_entry"]:
+        sentences.append("Rows count as at risk from their entry times on, in the curves and in the log-rank test.")
+    if facts["strata"]:
+        sentences.append("The median is that of each fold and stratum, and the log-rank test is stratified.")
+    if facts["weighted"]:
+        sentences.append("Case weights do not enter the curves.")
+    return [" ".join(sentences), ""] if sentences else []
 
 
 def _cosines(facts: dict[str, Any]) -> list[str]:

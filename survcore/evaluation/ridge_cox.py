@@ -9,15 +9,20 @@ import numpy as np
 import pandas as pd
 import torch
 
+from survcore.batch import dense
 from survcore.data.cohort import Cohort
 from survcore.data.preprocessor import Preprocessor
+from survcore.evaluation.cox_fitter import cox_fitter
+from survcore.evaluation.outcomes import outcome_columns
 
 PENALIZERS = (0.01, 0.1, 1.0, 10.0)
 COMPONENTS = 20
 
 
 class RidgeCox:
-    """lifelines' CoxPHFitter with an L2 penalty on the leading principal components of each modality.
+    """lifelines' Cox regression with an L2 penalty on the leading principal components of each modality.
+
+    Entry times, strata and case weights of the cohort enter the partial likelihood.
 
     Attributes:
         penalizer: chosen by the partial log-likelihood of the validation rows.
@@ -36,7 +41,6 @@ class RidgeCox:
         Raises:
             ValueError: no penalizer gives a fit that converges.
         """
-        from lifelines import CoxPHFitter
         from lifelines.exceptions import ConvergenceError
 
         preprocessor = Preprocessor.fit(training, settings, endpoint=endpoint)
@@ -47,12 +51,14 @@ class RidgeCox:
             model._projections.append((centre, axes[:COMPONENTS]))
         table = model._features(training, endpoint)
         check = model._features(validation, endpoint) if validation is not None else None
+        names = {"entry_col": "entry", "strata": "stratum", "weights_col": "weight"}
+        options = {option: name for option, name in names.items() if name in table}
         best = -np.inf
         for penalizer in PENALIZERS if check is not None and check["event"].any() else (1.0,):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 try:
-                    fitter = CoxPHFitter(penalizer=penalizer).fit(table, "time", "event")
+                    fitter = cox_fitter(penalizer).fit(table, "time", "event", **options)
                     score = fitter.score(check, "log_likelihood") if check is not None else 0.0
                 except ConvergenceError:
                     continue
@@ -71,7 +77,7 @@ class RidgeCox:
         batch = prepared.batch(torch.arange(len(prepared)))
         available = batch.availability.numpy()
         inputs = self._preprocessor.inputs
-        return [(batch.values[part.name].double().numpy(), available[:, m]) for m, part in enumerate(inputs)]
+        return [(dense(batch.values[part.name]).double().numpy(), available[:, m]) for m, part in enumerate(inputs)]
 
     def _features(self, cohort: Cohort, endpoint: str | None = None) -> pd.DataFrame:
         blocks = []
@@ -79,7 +85,8 @@ class RidgeCox:
             blocks.append(np.where(present[:, None], (values - centre) @ axes.T, 0.0))
         features = np.concatenate(blocks, axis=1)
         table = pd.DataFrame(features, columns=[f"component_{i}" for i in range(features.shape[1])])
-        if endpoint is not None:
-            outcome = cohort.endpoint(endpoint)
-            table["time"], table["event"] = outcome.time, outcome.event > 0
-        return table
+        if endpoint is None:
+            return table
+        table = table.assign(**outcome_columns(cohort, endpoint))
+        # A row of no weight says nothing, and lifelines refuses it.
+        return table[table["weight"] > 0].reset_index(drop=True) if "weight" in table else table

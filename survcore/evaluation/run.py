@@ -16,6 +16,7 @@ from survcore.arguments import whole_number
 from survcore.data.cohort import Cohort
 from survcore.data.folds import check_folds, stratified_folds
 from survcore.errors import DataError
+from survcore.evaluation.outcomes import concordance, outcome_columns, outcome_facts
 from survcore.evaluation.report import write_report
 from survcore.evaluation.ridge_cox import RidgeCox
 from survcore.evaluation.scenario_outputs import scenario_outputs
@@ -29,7 +30,6 @@ from survcore.evaluation.training_missing import (
 )
 from survcore.files import replacing
 from survcore.inference.artifact import load_artifact
-from survcore.metrics import concordance_index
 from survcore.plots import save_cosine_map
 from survcore.training.fit import fit, require_same_run, run_identity, split_marks, training_parts
 from survcore.training.recipe import Recipe, load_recipe
@@ -46,7 +46,8 @@ class Evaluation:
     Attributes:
         metrics: one row per model, scenario, fill and fold: n, events, c_index.
         predictions: one row per model, scenario, fill and test row: fold, row_id, patient, risk, risk_spread (standard
-            deviation of the risk over single draws, 0 where nothing was drawn), time (months), event.
+            deviation of the risk over single draws, 0 where nothing was drawn), time (months), event, and where the
+            cohort has them entry (months), stratum and weight.
         facts: JSON-able: seed, recipe, seconds, diagnostics per fold, what was chosen on the way and what was left out.
         cosines: mean cosines between the parts into which the system takes the test rows apart, averaged over folds;
             square, labelled by part, empty where the system knows no parts.
@@ -85,7 +86,8 @@ def evaluate(
     Folds are the cohort's own, else five stratified ones. In every fold a part of the training rows chooses the
     checkpoint and the ridge penalizer; the test fold is touched once. A rival whose modality has no rows or no events
     in some fold is left out, which the report says. Where there are splits, only rows marked "train" or "validation"
-    take part.
+    take part. Entry times (left truncation), strata and case weights count in every C-index and in ridge Cox: pairs are
+    compared within strata, and only where both rows were under observation.
 
     Args:
         system: name of the system.
@@ -144,6 +146,7 @@ def evaluate(
         "rows": len(cohort),
         "patients": len(set(cohort.patient_ids)),
         "events": int((outcome.event > 0).sum()),
+        **outcome_facts(cohort, outcome.name),
         "availability": _patterns(cohort),
         "folds": numbers,
         "modalities": list(cohort.modalities),
@@ -343,17 +346,15 @@ class _Collected:
     def add(
         self, model: str, scenario: Scenario, fold: int, rows: Cohort, risk: np.ndarray, risk_spread: np.ndarray
     ) -> None:
-        outcome = rows.endpoint(self.endpoint)
-        event = outcome.event > 0
+        outcome = outcome_columns(rows, self.endpoint)
         key = {"model": model, "scenario": scenario.name, "fill": scenario.fill, "fold": fold}
-        value = float(concordance_index(outcome.time, event, risk))
-        self.metrics.append({**key, "n": len(rows), "events": int(event.sum()), "c_index": value})
+        value, events = float(concordance(outcome, risk)), int(outcome["event"].sum())
+        self.metrics.append({**key, "n": len(rows), "events": events, "c_index": value})
         columns = {
             "row_id": rows.row_ids,
             "patient": rows.patient_ids,
             "risk": risk,
             "risk_spread": risk_spread,
-            "time": outcome.time,
-            "event": event,
+            **outcome,
         }
         self.predictions.append(pd.DataFrame({**key, **columns}))

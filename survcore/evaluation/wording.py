@@ -20,6 +20,27 @@ def size(facts: dict[str, Any]) -> str:
     return f"{rows}, {facts['events']} events of {facts['endpoint']}, {len(facts['folds'])} folds"
 
 
+def compared(facts: dict[str, Any]) -> list[str]:
+    """Which pairs of rows a C-index compares, as a paragraph; none where all pairs may be compared and weigh the same.
+
+    The facts are those of :func:`survcore.evaluation.outcomes.outcome_facts`.
+    """
+    sentences = []
+    if facts["delayed_entry"]:
+        sentences.append(
+            "Rows are under observation from their entry times on (left truncation): two are compared only where the "
+            "one that outlives the other had entered before the event."
+        )
+    if facts["strata"]:
+        sentences.append(
+            f"Rows are compared within each of the {facts['strata']} strata only, so risks that tell strata apart gain "
+            "nothing."
+        )
+    if facts["weighted"]:
+        sentences.append("A pair of rows counts as much as the product of their case weights.")
+    return [" ".join(sentences), ""] if sentences else []
+
+
 def versions() -> str:
     """Of Python and of the packages that results depend on."""
     return f"Python {platform.python_version()}, " + ", ".join(f"{name} {_version(name)}" for name in _PACKAGES)
