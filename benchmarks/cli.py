@@ -266,6 +266,47 @@ def latency(
             click.echo(path)
 
 
+@bench.command("models")
+@click.argument("system")
+@click.argument("cohort", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--fold", type=int, help="Leave this fold out (the fold column of the cohort).")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; torch's own number if not given.")
+@click.option(
+    "--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change a value of the recipe, as in survcore train."
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write JSON lines to this folder, one file per system and cohort, which is replaced.",
+)
+def models(
+    system: str, cohort: Path, fold: int | None, threads: int | None, settings: tuple[str, ...], out: Path | None
+) -> None:
+    """Train SYSTEM on the cohort folder COHORT, with survcore's losses and with the same losses in plain PyTorch.
+
+    Each trains in a process of its own, one after the other, once the losses of first epochs have been compared.
+    Printed are the epochs of each stage, the whole time from the cohort to the predictor, and the memory at its peak.
+    """
+    import torch
+
+    from survcore.benchmarks import results
+    from survcore.benchmarks.model_training import OP, measure, table
+    from survcore.benchmarks.provider_process import ProviderProblem
+    from survcore.training import read_changes
+
+    threads = threads or torch.get_num_threads()
+    context = results.context("cpu", "float32", threads)
+    facts = {name: value for name, value in context.items() if isinstance(value, str | int)}
+    click.echo(" · ".join(f"{name} {value}" for name, value in facts.items()))
+    try:
+        found = measure(system, cohort, fold, read_changes(settings), threads=threads, context=context, say=click.echo)
+    except ProviderProblem as problem:
+        raise click.ClickException(str(problem)) from None
+    click.echo(table(found))
+    if out:
+        click.echo(results.write(out, f"{OP}_{system}_{cohort.name}", "cpu", "float32", found))
+
+
 @bench.command("shortcuts")
 @click.argument("evaluation", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("cohort", type=click.Path(exists=True, file_okay=False, path_type=Path))

@@ -51,9 +51,9 @@ def _peak_of_process(call: Callable[[], Any]) -> int | None:
             allocator.mallopt(_TRIM_THRESHOLD, 0)
             allocator.malloc_trim(0)
             _CLEAR.write_text("5")  # the peak begins anew
-            before = _resident("VmRSS")
+            before = resident("VmRSS")
             results = _size(call())
-            return max(0, _resident("VmHWM") - before - results)
+            return max(0, resident("VmHWM") - before - results)
         finally:
             allocator.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
             allocator.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_MMAP_THRESHOLD)
@@ -61,7 +61,8 @@ def _peak_of_process(call: Callable[[], Any]) -> int | None:
         return None
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
+    """Bytes of this process by a field of its status: "VmRSS" in memory now, "VmHWM" at its peak."""
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
     return 1024 * int(line.split()[1])
 

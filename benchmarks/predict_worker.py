@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from itertools import cycle, islice
@@ -15,7 +14,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from survcore.benchmarks.memory import peak_extra_bytes
+from survcore.benchmarks.memory import peak_extra_bytes, resident
 from survcore.benchmarks.predict_patients import Record, cohort_of, made_up_records, mixed, scenarios, shown
 from survcore.benchmarks.predict_plain import made_plain
 from survcore.benchmarks.provider_process import ServingProcess
@@ -28,7 +27,6 @@ from survcore.inference.predictor import Predictor
 SURVCORE, FLOAT32, BFLOAT16 = "survcore", "survcore, float32", "survcore, bfloat16"
 EAGER, COMPILED = "eager", "compiled"
 DTYPES = {SURVCORE: "auto", FLOAT32: "float32", BFLOAT16: "bfloat16", EAGER: "float32", COMPILED: "float32"}
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Facts(NamedTuple):
@@ -139,10 +137,10 @@ class PredictWorker:
         first = max(1, predictions // 20)
         for patient in islice(patients, first):
             self._predict(patient)
-        before = _resident()
+        before = resident("VmRSS")
         for patient in islice(patients, predictions - first):
             self._predict(patient)
-        return _resident() - before
+        return resident("VmRSS") - before
 
     def operations(self, scenario: str) -> int:
         """Floating-point operations of the products and convolutions of one prediction, as this provider computes it.
@@ -190,8 +188,3 @@ def serve(connection: Connection, provider: str, device: str, threads: int) -> N
     settle(device, threads)
     warnings.simplefilter("ignore", UserWarning)  # made-up patients may look strange to a model
     answer(connection, PredictWorker(provider, device))
-
-
-def _resident() -> int:
-    """Bytes of this process that are in memory."""
-    return _PAGE * int(Path("/proc/self/statm").read_text().split()[1])

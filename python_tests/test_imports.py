@@ -32,8 +32,8 @@ ROOMS = {
     "evaluation": {"models", "training", "inference", "data", "metrics", "plots"},
     "testing": {"ops", "reference"},
     "benchmarks": {
-        *("ops", "nn", "diffusion", "models", "metrics", "reference", "testing", "data", "inference", "evaluation"),
-        *("_information", "_library", "_roofs"),
+        *("ops", "nn", "diffusion", "models", "metrics", "reference", "testing", "data", "training", "inference"),
+        *("evaluation", "_information", "_library", "_roofs"),
     },
 }
 # Rooms held to few packages besides the standard library; heavy packages are imported inside functions everywhere.

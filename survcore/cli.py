@@ -96,6 +96,10 @@ def demo(quick: bool, out: Path, seed: int) -> None:
 @cohort_folder
 @out_folder
 @click.option("--fold", type=int, help="Leave this fold out (the fold column of the cohort).")
+@click.option(
+    "--unlabeled", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Cohort folder of further patients, for stages that learn without outcomes.",
+)  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on from the last epoch of a run that was broken off in --out.")
 @_endpoint
 @_recipe
@@ -105,7 +109,7 @@ def demo(quick: bool, out: Path, seed: int) -> None:
 @_device
 def train(
     system: str, cohort: Path, out: Path, fold: int | None, resume: bool, endpoint: str | None, recipe: Path | None,
-    quick: bool, settings: tuple[str, ...], seed: int, device: str,
+    quick: bool, settings: tuple[str, ...], seed: int, device: str, unlabeled: Path | None,
 ) -> None:  # fmt: skip
     """Train SYSTEM (e.g. must) on the cohort folder COHORT and write the model to --out/model.
 
@@ -118,8 +122,9 @@ def train(
     patients = Cohort.from_folder(cohort)
     click.echo(patients.summary())
     predictor = fit(
-        system, patients, endpoint=endpoint, fold=fold, recipe=plan, seed=seed, out=out, resume=resume, device=device
-    )
+        system, patients, unlabeled=None if unlabeled is None else Cohort.from_folder(unlabeled), endpoint=endpoint,
+        fold=fold, recipe=plan, seed=seed, out=out, resume=resume, device=device,
+    )  # fmt: skip
     facts = predictor.description["training"]
     click.echo(f"trained {system} on {facts['rows']} rows ({facts['events']} events); model in {out / 'model'}")
     for name, value in predictor.description["diagnostics"].items():
@@ -134,7 +139,7 @@ def _say_test_index(predictor: Any, patients: Any, fold: int, seed: int) -> None
     test = patients.where(fold=fold)
     outcome = test.endpoint(predictor.description["run"]["endpoint"])
     risk = predictor.predict(test, seed=seed, errors="raise")["risk"]
-    index = concordance_index(outcome.time, outcome.event > 0, risk)
+    index = concordance_index(outcome.time, outcome.event > 0, risk, entry=outcome.entry, strata=test.strata)
     click.echo(f"C-index on fold {fold} ({len(test)} rows): {float(index):.3f}")
 
 

@@ -48,6 +48,14 @@ def row_uniform(seed: int, keys: torch.Tensor | np.ndarray, count: int) -> torch
     return torch.from_numpy(((words.astype(np.float64) + 0.5) * 2.0**-23).astype(np.float32))
 
 
+def row_marks(seed: int, keys: torch.Tensor | np.ndarray, count: int, probability: float) -> torch.Tensor:
+    """Independent marks, each True with a probability (to 1 / 65,536): bool [rows, count] on the CPU."""
+    # Four marks from each word: masks of wide panels take more draws than anything else.
+    words = _bits(seed, keys, -(-count // 4))
+    marks = words.view(np.uint16)[:, :count] < round(probability * 2**16)
+    return torch.from_numpy(np.ascontiguousarray(marks))
+
+
 def row_normal(seed: int, keys: torch.Tensor | np.ndarray, *shape: int) -> torch.Tensor:
     """Standard normal draws (Box-Muller): float32 [rows, \\*shape] on the CPU."""
     count = int(np.prod(shape, dtype=np.int64))

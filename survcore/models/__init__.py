@@ -6,7 +6,10 @@ from importlib import import_module
 
 from survcore.models.base import System
 
-_SYSTEMS = {"must": ("survcore.models.must", "MUST")}
+_SYSTEMS = {
+    "must": ("survcore.models.must", "MUST"),
+    "surv_m2ac": ("survcore.models.surv_m2ac", "SurvM2AC"),
+}
 
 
 def system_names() -> tuple[str, ...]:

@@ -7,7 +7,7 @@ folder and one recipe.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -122,16 +122,20 @@ class System(nn.Module, ABC):
     """Base of the published systems.
 
     A subclass is built from the inputs it will see, the number of time bins and its settings, all JSON-able, so that
-    a saved model can be rebuilt from its description. It declares which kinds of modalities it takes, and whether it
-    takes missing entries (else they are imputed), competing causes and left truncation (else they are refused).
+    a saved model can be rebuilt from its description. It declares which kinds of modalities it takes; whether it takes
+    missing entries (else they are imputed), competing causes and left truncation (else they are refused), and strata
+    (else they are not looked at), whose number it then has as the setting "strata"; and which of its stages learn from
+    rows without outcomes too.
     """
 
     name: ClassVar[str]
     takes_missing_entries: ClassVar[bool] = False
     takes_competing_causes: ClassVar[bool] = False
     takes_entry: ClassVar[bool] = False
+    takes_strata: ClassVar[bool] = False
     modality_kinds: ClassVar[frozenset[str]]
     stage_names: ClassVar[tuple[str, ...]]
+    unlabeled_stages: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, inputs: Sequence[ModalityInput], bins: int, settings: dict[str, Any]) -> None:
         super().__init__()
@@ -192,6 +196,12 @@ class System(nn.Module, ABC):
     @abstractmethod
     def stage_parameters(self, stage: str) -> list[nn.Parameter]:
         """The parameters a stage trains; all others are frozen in it."""
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Called once before training with all training rows, e.g. to store statistics of their columns."""
+
+    def finish(self, batches: Iterable[Batch]) -> None:
+        """Called once after training, in evaluation mode, with all training rows, e.g. to fit a baseline hazard."""
 
     def start_stage(self, stage: str, latents: dict[str, Tensor], availability: Tensor) -> None:
         """Called once before a cached stage with the latents of all training rows, e.g. to store their statistics."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import platform
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from survcore.data.cohort import Cohort
 from survcore.data.endpoint import Endpoint
 from survcore.data.folds import split_validation
-from survcore.data.leaks import outcome_columns
+from survcore.data.leaks import find_leaks
 from survcore.data.messages import listed
 from survcore.data.prepared import PreparedCohort
 from survcore.data.preprocessor import Preprocessor
@@ -40,6 +40,7 @@ def fit(
     system: str,
     cohort: Cohort,
     *,
+    unlabeled: Cohort | None = None,
     endpoint: str | None = None,
     fold: int | None = None,
     recipe: Recipe | None = None,
@@ -52,6 +53,7 @@ def fit(
     device: torch.device | str = "cpu",
     label: str = "",
     show_progress: bool | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> Predictor:
     """Train a published system on a cohort.
 
@@ -59,8 +61,11 @@ def fit(
         system: name of the system, e.g. ``"must"``.
         cohort: the patients. With ``fold`` the rows of that fold are left out; where there are splits, only rows
             marked "train" are trained on and rows marked "validation" choose the checkpoint.
+        unlabeled: further patients, with or without outcomes, for stages that learn without outcomes. Patients of
+            ``cohort`` are refused: they could be test patients.
         endpoint: which endpoint, where the cohort has several.
-        fold: the fold to leave out.
+        fold: the fold to leave out; with ``pretrain_on_test`` in the recipe's [training] its rows take part, without
+            their outcomes, in stages that learn without outcomes.
         recipe: a recipe of one's own; default the packaged one.
         changes: nested values that replace the packaged recipe's, e.g. ``{"stages": {"joint": {"epochs": 10}}}``.
         quick: the packaged recipe's quick variant.
@@ -71,6 +76,8 @@ def fit(
         device: where to train.
         label: shown by the progress bar.
         show_progress: draw the progress bar; by default only on a terminal.
+        on_epoch: is told the line of every epoch once it is done: stage, epoch, losses by part, those of the validation
+            rows with the prefix "validation_".
 
     Returns:
         The trained predictor.
@@ -89,6 +96,9 @@ def fit(
     _require_takes(build, cohort.endpoint(name))
     cohort.require_some_modality()
     run = run_identity(cohort, name, fold, recipe, seed)
+    if unlabeled is not None:
+        _require_others(build, cohort, unlabeled)
+        run["unlabeled"] = unlabeled.fingerprint()
     if resume and out is not None and (finished := _finished(Path(out) / "model", run, device)):
         return finished
     training, validation = training_parts(cohort, name, fold, recipe.validation_fraction, seed)
@@ -101,7 +111,8 @@ def fit(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "weights"))
-        model = build(preprocessor.inputs, bins, recipe.model).to(device)
+        settings = {**recipe.model, "strata": len(preprocessor.strata)} if build.takes_strata else recipe.model
+        model = build(preprocessor.inputs, bins, settings).to(device)
     stages = _stages(model, recipe)
 
     progress = Progress(sum(stage.epochs for stage in stages), label, show=show_progress)
@@ -114,6 +125,7 @@ def fit(
             stages,
             prepared,
             prepared_validation,
+            unlabeled=[preprocessor.transform(rows) for rows in _unlabeled(cohort, unlabeled, fold, recipe)],
             seed=seed,
             device=device,
             gradient_clip=recipe.gradient_clip,
@@ -121,6 +133,7 @@ def fit(
             checkpoint=checkpoint,
             resume=resume,
             progress=progress,
+            on_epoch=on_epoch,
         )
     finally:
         progress.close()
@@ -147,6 +160,27 @@ def fit(
     if checkpoint:
         checkpoint.remove()
     return predictor
+
+
+def _require_others(build: type[System], cohort: Cohort, unlabeled: Cohort) -> None:
+    """Patients without outcomes are others than those of the cohort, and of use."""
+    if not build.unlabeled_stages:
+        raise ValueError(f"{build.name} has no stage that learns without outcomes: unlabeled patients are of no use")
+    unlabeled.require_some_modality()
+    common = np.intersect1d(cohort.patient_ids, unlabeled.patient_ids)
+    if len(common):
+        raise DataError(
+            f"{len(common)} unlabeled patients are patients of the cohort too, among them {common[0]!r}: leave them "
+            "out (test patients take part only with training.pretrain_on_test = true)"
+        )
+
+
+def _unlabeled(cohort: Cohort, unlabeled: Cohort | None, fold: int | None, recipe: Recipe) -> list[Cohort]:
+    """Cohorts of further rows for stages that learn without outcomes."""
+    found = [] if unlabeled is None else [unlabeled]
+    if recipe.pretrain_on_test and fold is not None:
+        found.append(cohort.where(fold=fold))
+    return found
 
 
 def run_identity(cohort: Cohort, endpoint: str, fold: int | None, recipe: Recipe, seed: int) -> dict[str, Any]:
@@ -247,14 +281,13 @@ def _require_takes(build: type[System], endpoint: Endpoint) -> None:
 
 
 def _warn_of_leaks(cohort: Cohort) -> None:
-    """Columns that are named like an outcome are more often a leak than a feature; the user knows."""
-    for modality in cohort.modalities.values():
-        if leaks := outcome_columns(modality.spec.columns):
-            warnings.warn(
-                f"modality {modality.spec.name!r} has columns named like an outcome: {listed(leaks)}; "
-                "drop them unless they are known before the prediction is made",
-                stacklevel=3,
-            )
+    """Columns that are named like an outcome or repeat it are more often a leak than a feature; the user knows."""
+    for leak in find_leaks(cohort):
+        warnings.warn(
+            f"modality {leak.modality!r} has columns {leak.reason}: {listed(leak.columns)}; "
+            "drop them unless they are known before the prediction is made",
+            stacklevel=3,
+        )
 
 
 def _stages(model: System, recipe: Recipe) -> list[Stage]:

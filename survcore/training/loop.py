@@ -7,19 +7,22 @@ a run that resumes after a kill goes on with the numbers that the undisturbed ru
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from survcore.batch import Batch
+from survcore.batch import Batch, Target, joined
 from survcore.draws import stream_seed
 from survcore.metrics import concordance_index
 from survcore.models.base import Losses, Stage, System
 from survcore.training.checkpoint import Checkpoint, RunState, load_optimizer_tensors, optimizer_tensors
 from survcore.training.progress import Progress
+
+# Rows that are looked at together outside of the epochs.
+_CHUNK = 4_096
 
 
 class TrainingRows(Protocol):
@@ -34,19 +37,24 @@ class TrainingRows(Protocol):
 
 @dataclass(frozen=True)
 class LatentRows:
-    """Frozen latents of rows, held in memory for a cached stage."""
+    """Frozen latents of rows and their outcomes, held in memory as one batch for a cached stage."""
 
-    row_key: Tensor
-    availability: Tensor
-    latents: dict[str, Tensor]
+    whole: Batch
+
+    @property
+    def availability(self) -> Tensor:
+        return self.whole.availability
+
+    @property
+    def latents(self) -> dict[str, Tensor]:
+        return self.whole.latents
 
     def __len__(self) -> int:
-        return self.availability.shape[0]
+        return len(self.whole)
 
     def batch(self, index: Tensor, *, max_patches: int = 0, seed: int = 0) -> Batch:
         """The latents of some rows; they were computed on all patches, so there is none left to choose."""
-        latents = {name: value[index] for name, value in self.latents.items()}
-        return Batch(row_key=self.row_key[index], availability=self.availability[index], latents=latents)
+        return self.whole.take(index)
 
 
 def train(
@@ -55,6 +63,7 @@ def train(
     training: TrainingRows,
     validation: TrainingRows | None,
     *,
+    unlabeled: Sequence[TrainingRows] = (),
     seed: int = 0,
     device: torch.device | str = "cpu",
     gradient_clip: float = 0.0,
@@ -62,6 +71,7 @@ def train(
     checkpoint: Checkpoint | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Train a system through its stages, in place.
 
@@ -69,6 +79,7 @@ def train(
         system: on ``device``.
         stages: the stages to run, in order; one of 0 epochs is skipped.
         training, validation: prepared rows; without validation rows the last epoch of each stage is kept.
+        unlabeled: further rows, on which the system's unlabeled stages are trained too. A batch holds rows of one kind.
         seed: of shuffling, dropout and the rows' draws.
         gradient_clip: largest norm of the gradient, 0 for none.
         max_patches: largest number of patches of a bag, drawn anew for every epoch (for validation once); 0 for all.
@@ -76,6 +87,7 @@ def train(
         checkpoint: written after every epoch.
         resume: go on from the checkpoint, if there is one.
         progress: display of the epochs.
+        on_epoch: is told the line of every epoch once it is done, and written to the checkpoint.
 
     Returns:
         One dict per epoch: stage, epoch, training and validation losses by part, validation C-index where a stage
@@ -89,15 +101,19 @@ def train(
     state = (checkpoint.read() if checkpoint and resume else None) or RunState()
     if state.model:
         system.load_state_dict(state.model)
+    else:
+        system.prepare(_chunks(training, device))
     progress.skip(sum(stage.epochs for stage in stages[: state.stage]))
     with torch.random.fork_rng(devices=[] if torch.device(device).type == "cpu" else None):
         for index in range(state.stage, len(stages)):
             if index > state.stage:
                 state = RunState(stage=index, history=state.history)
+            stage = stages[index]
+            further = unlabeled if stage.name in system.unlabeled_stages else ()
             run = _StageRun(
-                system, stages[index], training, validation, state, seed, device, gradient_clip, max_patches
+                system, stage, training, validation, further, state, seed, device, gradient_clip, max_patches
             )
-            progress.start_stage(stages[index].name, run.stage.epochs, done=state.epoch)
+            progress.start_stage(stage.name, stage.epochs, done=state.epoch)
             while not run.finished:
                 row = run.epoch()
                 progress.advance(row)
@@ -105,9 +121,20 @@ def train(
                     state.model = system.state_dict()
                     state.optimizer = optimizer_tensors(run.optimizer)
                     checkpoint.write(state)
+                if on_epoch:
+                    on_epoch(row)
             run.finish()
             progress.end_stage()
+    system.eval()
+    with torch.no_grad():
+        system.finish(_chunks(training, device))
     return state.history
+
+
+def _chunks(rows: TrainingRows, device: torch.device | str) -> Iterator[Batch]:
+    """All rows in their order, a part at a time."""
+    for index in torch.arange(len(rows)).split(_CHUNK):
+        yield rows.batch(index).to(device)
 
 
 class _StageRun:
@@ -119,6 +146,7 @@ class _StageRun:
         stage: Stage,
         training: TrainingRows,
         validation: TrainingRows | None,
+        unlabeled: Sequence[TrainingRows],
         state: RunState,
         seed: int,
         device: torch.device | str,
@@ -127,8 +155,9 @@ class _StageRun:
     ) -> None:
         self.system, self.stage, self.state, self.seed, self.device = system, stage, state, seed, device
         self.gradient_clip, self.max_patches = gradient_clip, max_patches
-        self.training, self.validation = training, validation
+        self.training, self.validation, self.unlabeled = training, validation, unlabeled
         if stage.cached:
+            self.unlabeled = [_latent_rows(system, rows, device) for rows in unlabeled]
             self.training = _latent_rows(system, training, device)
             self.validation = _latent_rows(system, validation, device) if validation is not None else None
             # A resumed stage has its statistics: made again, they could differ from those that its weights know.
@@ -191,8 +220,8 @@ class _StageRun:
         pending = 0
         self.optimizer.zero_grad(set_to_none=True)
         patch_seed = stream_seed(self.seed, "patches", stage.name, self.state.epoch)
-        for step, index in enumerate(self._batches()):
-            batch = self.training.batch(index, max_patches=self.max_patches, seed=patch_seed).to(self.device)
+        for step, (rows, index) in enumerate(self._batches()):
+            batch = rows.batch(index, max_patches=self.max_patches, seed=patch_seed).to(self.device)
             draw_seed = stream_seed(self.seed, "draws", stage.name, self.state.epoch, step)
             losses = self.system.losses(batch, stage.name, seed=draw_seed)
             if not math.isfinite(losses.loss.item()):
@@ -223,22 +252,30 @@ class _StageRun:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _batches(self) -> Iterator[Tensor]:
-        """Index batches of an epoch: one shuffled pass, or ``steps_per_epoch`` batches over several."""
-        stage, rows = self.stage, len(self.training)
+    def _batches(self) -> Iterator[tuple[TrainingRows, Tensor]]:
+        """Rows and index batches of an epoch: one shuffled pass, or ``steps_per_epoch`` batches over several."""
+        stage = self.stage
         generator = torch.Generator().manual_seed(stream_seed(self.seed, "shuffle", stage.name, self.state.epoch))
-        if not stage.steps_per_epoch:
-            yield from torch.randperm(rows, generator=generator).split(stage.batch_size)
-            return
-        needed = stage.steps_per_epoch * stage.batch_size
-        passes = [torch.randperm(rows, generator=generator) for _ in range(-(-needed // rows))]
-        yield from torch.cat(passes)[:needed].split(stage.batch_size)
+
+        def batches(rows: TrainingRows, steps: int) -> list[tuple[TrainingRows, Tensor]]:
+            needed = steps * stage.batch_size or len(rows)
+            passes = [torch.randperm(len(rows), generator=generator) for _ in range(-(-needed // len(rows)))]
+            return [(rows, index) for index in torch.cat(passes)[:needed].split(stage.batch_size)]
+
+        found = batches(self.training, stage.steps_per_epoch)
+        if not self.unlabeled:
+            return iter(found)
+        for rows in self.unlabeled:
+            found += batches(rows, round(stage.steps_per_epoch * len(rows) / len(self.training)))
+        order = torch.randperm(len(found), generator=generator).tolist()
+        return iter([found[number] for number in order])
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
         stage = self.stage
         self.system.eval()
-        sums, risks, times, events = _Means(), [], [], []
+        sums = _Means()
+        predicted: list[tuple[Tensor, Target, Tensor | None]] = []
         patch_seed = stream_seed(self.seed, "patches", "validation")
         for index in torch.arange(len(self.validation)).split(max(stage.batch_size, 256)):
             batch = self.validation.batch(index, max_patches=self.max_patches, seed=patch_seed).to(self.device)
@@ -246,13 +283,15 @@ class _StageRun:
             self._require_finite(losses, "validation")
             sums.add({"loss": losses.loss, **losses.parts}, len(index))
             if losses.risk is not None and batch.target is not None:
-                risks.append(losses.risk.cpu())
-                times.append(batch.target.time.cpu())
-                events.append(batch.target.event.cpu())
+                predicted.append((losses.risk, batch.target, batch.strata))
         values = sums.values("validation_")
-        if risks:
-            index_of = concordance_index(torch.cat(times), torch.cat(events) > 0, torch.cat(risks))
-            values["validation_c_index"] = float(index_of)
+        if predicted:
+            risks, targets, strata = zip(*predicted, strict=True)
+            target = Target.joined(targets)
+            found = concordance_index(
+                target.time, target.event > 0, torch.cat(risks), entry=target.entry, strata=joined(strata)
+            )
+            values["validation_c_index"] = float(found)
         return values
 
 
@@ -280,8 +319,12 @@ def _latent_rows(system: System, rows: TrainingRows, device: torch.device | str)
         batch = rows.batch(index).to(device)
         parts.append((batch, system.latents(batch)))
     names = parts[0][1]
-    return LatentRows(
+    whole = Batch(
         row_key=torch.cat([batch.row_key for batch, _ in parts]),
-        availability=torch.cat([batch.availability for batch, _ in parts]).cpu(),
-        latents={name: torch.cat([latents[name] for _, latents in parts]).cpu() for name in names},
+        availability=torch.cat([batch.availability for batch, _ in parts]),
+        latents={name: torch.cat([latents[name] for _, latents in parts]) for name in names},
+        target=Target.joined([batch.target for batch, _ in parts]),
+        weights=joined([batch.weights for batch, _ in parts]),
+        strata=joined([batch.strata for batch, _ in parts]),
     )
+    return LatentRows(whole.to("cpu"))

@@ -23,7 +23,7 @@ _EXAMPLES = {
 }
 _TABLES = ("system", *_CHANGEABLE, "quick", "ablations")
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.-]*")
-_TRAINING = {"validation_fraction": 0.15, "gradient_clip": 0.0, "max_patches": 0}
+_TRAINING = {"validation_fraction": 0.15, "gradient_clip": 0.0, "max_patches": 0, "pretrain_on_test": False}
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Recipe:
         gradient_clip: largest norm of the gradient (0: no clipping).
         stages: the stages by name, in order.
         max_patches: largest number of patches of a bag in training, drawn anew for every epoch (0: all).
+        pretrain_on_test: stages that learn without outcomes also see the rows of the fold that is left out.
     """
 
     system: str
@@ -47,6 +48,7 @@ class Recipe:
     gradient_clip: float
     stages: dict[str, Stage]
     max_patches: int = 0
+    pretrain_on_test: bool = False
 
     def state(self) -> dict[str, Any]:
         """A JSON-able copy, as stored beside a model."""
@@ -58,6 +60,8 @@ class Recipe:
             "validation_fraction": self.validation_fraction,
             "gradient_clip": self.gradient_clip,
             "max_patches": self.max_patches,
+            # Where it is not asked for, a run is the one that it was before there was such a choice.
+            **({"pretrain_on_test": True} if self.pretrain_on_test else {}),
             "stages": stages,
         }
 
@@ -113,6 +117,7 @@ def load_recipe(
         gradient_clip=clip,
         stages=stages,
         max_patches=whole_number("training.max_patches", training["max_patches"], 0),
+        pretrain_on_test=_yes_or_no("training.pretrain_on_test", training["pretrain_on_test"]),
     )
 
 
@@ -196,6 +201,12 @@ def _number(key: str, value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise ValueError(f"recipe key {key!r} must be a number, got {value!r}")
     return float(value)
+
+
+def _yes_or_no(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"recipe key {key!r} must be true or false, got {value!r}")
+    return value
 
 
 def _known(what: str, given: Iterable[str], allowed: Any) -> None:

@@ -1,0 +1,59 @@
+"""The benchmark of whole trainings: losses are compared first, then stages timed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import survcore
+from survcore.benchmarks import plain_losses
+from survcore.benchmarks.model_training import measure
+from survcore.benchmarks.provider_process import ProviderProblem
+from survcore.benchmarks.results import read
+from survcore.cli import main
+
+_SETTINGS = {
+    "model": {"hidden": 16, "latent": 8, "projection": 8},
+    "stages": {"pretrain": {"epochs": 2}, "head": {"epochs": 3}},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cohorts") / "small"
+    survcore.simulate_cohort(80, seed=1, modalities={"genes": "panel", "clinical": "vector"}).to_folder(path)
+    return path
+
+
+def test_stages_are_timed_and_stored(folder: Path, tmp_path: Path) -> None:
+    flags = [
+        f"--set={table}.{name}={value}" for table, name, value in (("model", "hidden", 16), ("model", "latent", 8))
+    ]
+    flags += ["--set=stages.pretrain.epochs=2", "--set=stages.head.epochs=3", "--threads=1", f"--out={tmp_path}"]
+    result = CliRunner().invoke(main, ["bench", "models", "surv_m2ac", str(folder), *flags], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    records = read(tmp_path)
+    stages = {(record["provider"], record["stage"]): record["epochs"] for record in records if "stage" in record}
+    names = ("survcore", "plain")
+    assert stages == {(name, stage): epochs for name in names for stage, epochs in (("pretrain", 2), ("head", 3))}
+    whole = {record["provider"]: record for record in records if record["measured"] == "training"}
+    assert all(record["seconds"] > 0 and record["peak_bytes"] > 0 for record in whole.values())
+
+
+def test_a_rival_with_other_losses_is_not_timed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("survcore.benchmarks.model_training.ALLOWED", -1.0)
+    with pytest.raises(ProviderProblem, match="losses of the first epochs differ"):
+        measure("surv_m2ac", folder, None, _SETTINGS, threads=1, context={}, say=print)
+
+
+@pytest.mark.parametrize(
+    "name, options", [("masked_bce_with_logits", {"reduction": "none"}), ("info_nce", {"form": "x"})]
+)
+def test_plain_losses_refuse_what_they_do_not_compute(name: str, options: dict[str, str]) -> None:
+
+    rows = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match="alone"):
+        getattr(plain_losses, name)(rows, rows, **({"temperature": 1.0} if name == "info_nce" else {}), **options)
