@@ -575,8 +575,10 @@ def test_states_without_columns_left_out_are_read() -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MUST on a panel with columns left out, trained for an epoch."""
     out = tmp_path_factory.mktemp("must")
-    stages = {stage: {"epochs": 1} for stage in ("warm_up", "joint", "diffusion")}
-    changes = {"stages": stages, "preprocess": {"least_active": 9}}
+    stages: dict[str, dict[str, int]] = {stage: {"epochs": 1} for stage in ("warm_up", "joint", "diffusion")}
+    stages["diffusion"]["steps_per_epoch"] = 3
+    size = {"width": 16, "rank": 4, "heads": 2, "denoiser_layers": 1}
+    changes = {"model": size, "stages": stages, "preprocess": {"least_active": 9}}
     survcore.fit("must", rare()[0], quick=True, changes=changes, out=out, show_progress=False)
     return out
 
