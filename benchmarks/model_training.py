@@ -91,6 +91,9 @@ def measure(
     Raises:
         ProviderProblem: a provider failed, or its losses are others than survcore's.
     """
+    module = importlib.import_module(system_class(system).__module__)
+    if not any(hasattr(module, name) for name in _LOSSES):
+        raise ProviderProblem(f"no loss of {system} has a form in plain PyTorch here")
     records: list[Record] = []
     processes = {
         name: ServingProcess(serve, (name, system, cohort, fold, changes, threads), threads=threads, limit=_LIMIT)

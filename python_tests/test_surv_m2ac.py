@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from survcore.errors import DataError
 from survcore.models import surv_m2ac
 from survcore.models.surv_m2ac import SurvM2AC
 from survcore.training import load_recipe
+from survcore.training.fit import training_parts
 from survcore.training.recipe import load_ablation
 
 SMALL: dict[str, Any] = {"hidden": 32, "latent": 16, "projection": 8, "head_hidden": "16 8", "deep_from": 10}
@@ -209,8 +211,11 @@ def test_views_hide_entries_by_seed_and_row_alone() -> None:
 
 def test_modality_dropout_leaves_one_modality() -> None:
     system = make_system(THREE, modality_dropout=0.9, mask_ratio=0.01)
-    gone = torch.stack([mask.all(1) for mask in system._mask(make_batch(THREE, rows=500), 0)], dim=1)
+    batch = make_batch(THREE, rows=500)
+    gone = torch.stack([mask.all(1) for mask in system._mask(batch, 0)], dim=1)
     assert (gone.sum(1) == 2).float().mean() > 0.6 and not gone.all(1).any()
+    alone = replace(batch, availability=torch.tensor([[True, False, False]]).expand(500, -1))
+    assert not system._mask(alone, 0)[0].all(1).any()
 
 
 # ---- training through the library
@@ -219,7 +224,7 @@ def test_modality_dropout_leaves_one_modality() -> None:
 def tiny(**changes: Any) -> dict[str, Any]:
     """The packaged recipe on a small model."""
     stages = {"pretrain": {"epochs": 3, "batch_size": 64}, "head": {"epochs": 5}}
-    merged: dict[str, Any] = {"model": dict(SMALL), "stages": stages, "preprocess": {"bins": 5}}
+    merged: dict[str, Any] = {"model": dict(SMALL), "stages": stages, "preprocess": {"bins": 5, "least_active": 0}}
     for table, values in changes.items():
         for name, value in values.items():
             old = merged.setdefault(table, {}).get(name)
@@ -326,10 +331,60 @@ def test_unlabeled_patients_and_on_request_the_test_fold_take_part_in_pretrainin
 def test_what_a_test_fold_holds_does_not_matter_unless_asked(cohort: survcore.Cohort) -> None:
     folded = replace(cohort, fold=np.arange(len(cohort)) % 4)
     kept = folded.select(folded.fold != 0)
-    other = survcore.simulate_cohort(160, seed=9, modalities={"genes": "panel", "clinical": "vector"})
-    assert len(kept) == 120 and len(other) == 160
-    whole = _encoder(survcore.fit("surv_m2ac", folded, fold=0, changes=tiny()))
-    torch.testing.assert_close(_encoder(survcore.fit("surv_m2ac", kept, changes=tiny())), whole, rtol=0, atol=0)
+    expected = survcore.fit("surv_m2ac", folded, fold=0, changes=tiny()).system.state_dict()
+    found = survcore.fit("surv_m2ac", kept, changes=tiny()).system.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    with pytest.raises(ValueError, match="would change nothing"):
+        survcore.fit("surv_m2ac", kept, changes=tiny(training={"pretrain_on_test": True}))
+
+
+def test_the_model_is_that_of_the_best_epoch(cohort: survcore.Cohort, tmp_path: Any) -> None:
+    """Running statistics of the head included."""
+    head = {"epochs": 30, "learning_rate": 0.05, "patience": 30}
+    predictor = survcore.fit("surv_m2ac", cohort, changes=tiny(stages={"head": head}), out=tmp_path)
+    history = pd.read_csv(tmp_path / "history.csv").query("stage == 'head'")
+    best = history["validation_survival"].min()
+    assert best < history["validation_survival"].iloc[-1] - 1e-3
+    _, validation = training_parts(cohort, cohort.endpoint().name, None, 0.15, 0)
+    batch = predictor.preprocessor.transform(validation).batch()
+    with torch.no_grad():
+        assert predictor.system.losses(batch, "head").parts["survival"].item() == pytest.approx(best, rel=1e-5)
+
+
+def test_bfloat16_encoders_take_strata_and_missing_entries(stratified: survcore.Cohort, tmp_path: Any) -> None:
+    survcore.fit("surv_m2ac", stratified, changes=tiny(), out=tmp_path)
+    tables = [survcore.load(tmp_path, "cpu", dtype).predict(stratified) for dtype in ("float32", "bfloat16")]
+    np.testing.assert_allclose(tables[1]["risk"], tables[0]["risk"], atol=0.05)
+    first = stratified.modality("genes").spec.columns[0]
+    one = survcore.load(tmp_path, "cpu", "bfloat16").predict({"genes": {first: 1}})
+    assert one["risk"].notna().all()
+
+
+def test_a_stratum_without_events_gets_the_hazard_of_all(cohort: survcore.Cohort) -> None:
+    outcome = cohort.endpoint()
+    strata = np.where(outcome.event > 0, "some", np.where(np.arange(len(cohort)) % 4, "some", "none"))
+    predictor = survcore.fit("surv_m2ac", replace(cohort, strata=strata), changes=tiny())
+    assert predictor.system.baseline.log_hazard.isnan().any(1).tolist() == [False, True, False]
+    table = predictor.predict(replace(cohort, strata=strata))
+    assert (table["survival_12"][strata == "none"] < 1).all()
+
+
+def test_a_frozen_encoder_gives_the_same_in_training(cohort: survcore.Cohort) -> None:
+    system, batch = make_system(dropout=0.5), make_batch()
+    system.train().head.eval()
+    losses = {system.losses(batch, "head").parts["survival"].item() for _ in range(3)}
+    assert len(losses) == 1 and system.autoencoder.training
+
+
+def test_panels_hold_zeros_and_ones(cohort: survcore.Cohort) -> None:
+    with pytest.raises(DataError, match="other values than 0 and 1"):
+        survcore.fit("surv_m2ac", cohort, changes=tiny(preprocess={"modalities": {"genes": {"scale": "standard"}}}))
+
+
+def test_rivals_are_preprocessed_by_what_is_said_of_their_modalities(cohort: survcore.Cohort) -> None:
+    changes = tiny(preprocess={"modalities": {"genes": {"least_active": 3}}})
+    found = survcore.evaluate("surv_m2ac", cohort, changes=changes)
+    assert {"surv_m2ac on clinical", "surv_m2ac on genes"} <= set(found.metrics["model"])
 
 
 def test_it_overfits_64_patients() -> None:

@@ -139,7 +139,9 @@ def _say_test_index(predictor: Any, patients: Any, fold: int, seed: int) -> None
     test = patients.where(fold=fold)
     outcome = test.endpoint(predictor.description["run"]["endpoint"])
     risk = predictor.predict(test, seed=seed, errors="raise")["risk"]
-    index = concordance_index(outcome.time, outcome.event > 0, risk, entry=outcome.entry, strata=test.strata)
+    index = concordance_index(
+        outcome.time, outcome.event > 0, risk, entry=outcome.entry, strata=test.strata, weights=test.weights
+    )
     click.echo(f"C-index on fold {fold} ({len(test)} rows): {float(index):.3f}")
 
 

@@ -67,6 +67,11 @@ class GeneCoverage:
             elsewhere=_any_of(self.elsewhere[:, None], members)[:, 0],
         )
 
+    def without(self, owners: Collection[str]) -> GeneCoverage:
+        """The other owners."""
+        kept = ~self.owners.isin(list(owners))
+        return replace(self, owners=self.owners[kept], pattern=self.pattern[kept])
+
     def within(self, other: GeneCoverage) -> GeneCoverage:
         """The same owners; a gene counts where ``other`` covers it too. Owners that ``other`` lacks keep theirs."""
         places = other.owners.get_indexer(self.owners)
@@ -79,6 +84,12 @@ class GeneCoverage:
             covered[known] &= other.of_genes(list(self.genes))[theirs[known]]
             elsewhere[known] &= other.elsewhere[theirs[known]]
         return replace(self, pattern=codes.reshape(-1).astype(np.int64), covered=covered, elsewhere=elsewhere)
+
+
+def unprofiled_samples(folder: Path, columns: Sequence[str]) -> list[str]:
+    """Samples that the panel matrix names without a panel in the first of the columns that it has."""
+    panel_of, _ = _matrix(folder, columns)
+    return [sample for sample, panel in (panel_of or {}).items() if panel is None]
 
 
 def profiled_samples(

@@ -22,7 +22,7 @@ import pandas as pd
 
 from survcore.data.cbioportal_clinical import clinical_features
 from survcore.data.cbioportal_copy_number import CNA_NAMES, read_copy_numbers
-from survcore.data.cbioportal_coverage import GeneCoverage, matrix_columns, profiled_samples
+from survcore.data.cbioportal_coverage import GeneCoverage, matrix_columns, profiled_samples, unprofiled_samples
 from survcore.data.cbioportal_files import find_file
 from survcore.data.cbioportal_fusions import SV_NAMES, read_structural_variants
 from survcore.data.cbioportal_mutations import MAF_NAMES, read_mutations
@@ -122,7 +122,7 @@ def prepare_cbioportal(
     if "cna" in files:
         levels, coverage = read_copy_numbers(files["cna"], known, facts)
         if set(_CNA_COLUMNS) & set(matrix_columns(folder)):
-            coverage = coverage.within(
+            coverage = coverage.without(unprofiled_samples(folder, _CNA_COLUMNS)).within(
                 profiled_samples(
                     folder, "cna", columns=_CNA_COLUMNS, case_list="cases_cna.txt", meta="meta_cna.txt",
                     panels_folder=panels, listed_samples=list(coverage.owners), facts=facts,

@@ -183,7 +183,7 @@ def evaluate(
                 part,
                 endpoint=outcome.name,
                 fold=fold,
-                recipe=recipe,
+                recipe=_recipe_of(recipe, names),
                 seed=seed,
                 out=None if out is None else model_folder(out, fold, model),
                 checkpoints=False,
@@ -215,7 +215,7 @@ def evaluate(
             part = _part(shown, names)
             rows, validation = training_parts(part, outcome.name, fold, recipe.validation_fraction, seed)
             try:
-                ridge = RidgeCox.fit(rows, validation, outcome.name, recipe.preprocess)
+                ridge = RidgeCox.fit(rows, validation, outcome.name, _recipe_of(recipe, names).preprocess)
             except ValueError as error:
                 # Few patients and many columns: the others are no less worth knowing.
                 facts["skipped"][model] = f"in fold {fold}: {error}"
@@ -307,7 +307,9 @@ def _refuse_other_runs(
             path = model_folder(out, fold, model) / "model"
             if path.is_dir():
                 part = _part(shown_at_training(cohort, taken, fold), names)
-                require_same_run(path, load_artifact(path)[0], run_identity(part, endpoint, fold, recipe, seed))
+                require_same_run(
+                    path, load_artifact(path)[0], run_identity(part, endpoint, fold, _recipe_of(recipe, names), seed)
+                )
 
 
 def _count_bags(counts: dict[str, int], test: Cohort, bags: list[str], subsampled: np.ndarray) -> None:
@@ -320,6 +322,14 @@ def _part(cohort: Cohort, names: list[str]) -> Cohort:
     part = cohort.only(names)
     left = part.availability.any(axis=1)
     return part if left.all() else part.select(left)
+
+
+def _recipe_of(recipe: Recipe, names: list[str]) -> Recipe:
+    """The recipe without what it says of the preprocessing of other modalities."""
+    own = {name: values for name, values in recipe.preprocess.get("modalities", {}).items() if name in names}
+    if own == recipe.preprocess.get("modalities", own):
+        return recipe
+    return replace(recipe, preprocess={**recipe.preprocess, "modalities": own})
 
 
 def _cannot_train(cohort: Cohort, taken: np.ndarray, names: list[str], endpoint: str, recipe: Recipe, seed: int) -> str:

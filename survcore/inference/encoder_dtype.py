@@ -45,7 +45,8 @@ class Encoder:
         device = batch.availability.device.type
         with torch.autocast(device, self.dtype):
             encoded = (self._lowered() if device == "cpu" else self.system).encode(batch)
-        return replace(encoded, parts={name: part.float() for name, part in encoded.parts.items()})
+        parts = {name: part.float() if part.is_floating_point() else part for name, part in encoded.parts.items()}
+        return replace(encoded, parts=parts)
 
     def _lowered(self) -> System:
         """The system with matrices in bfloat16."""

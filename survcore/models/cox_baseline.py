@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from survcore.batch import Target
 from survcore.ops import cox_baseline_hazard
 
+_TARGET = ("time", "event", "time_bin", "entry")
+
 
 class CoxBaseline(nn.Module):
     """Baseline hazard summed over each time bin, of all rows together and of each stratum.
@@ -49,11 +51,15 @@ class CoxBaseline(nn.Module):
             weights: case weights [n], or None.
             ties: "efron" or "breslow".
         """
+        # Of events in thousands there are few steps: nothing is gained on another device.
         log_hazard = log_hazard.double().cpu()
+        target = Target(*(None if part is None else part.cpu() for part in (getattr(target, n) for n in _TARGET)))
+        weights = None if weights is None else weights.double().cpu()
         self.log_hazard[0] = self._of_rows(slice(None), log_hazard, target, weights, ties)
         for stratum in range(len(self.log_hazard) - 1):
-            rows = (strata == stratum).nonzero().squeeze(1)
-            if len(rows):
+            rows = (strata.cpu() == stratum).nonzero().squeeze(1)
+            # Of a stratum without events nothing is known.
+            if (target.event[rows] > 0).any():
                 self.log_hazard[1 + stratum] = self._of_rows(rows, log_hazard, target, weights, ties)
 
     def hazard_logits(self, log_hazard: Tensor, strata: Tensor | None = None) -> Tensor:
@@ -78,18 +84,18 @@ class CoxBaseline(nn.Module):
         self, rows: Tensor | slice, log_hazard: Tensor, target: Target, weights: Tensor | None, ties: str
     ) -> Tensor:
         """Log of the hazard summed over each bin [K]; -inf where a bin has no event."""
-        entry = None if target.entry is None else target.entry[rows].double().cpu()
-        event = target.event[rows].cpu() > 0
+        entry = None if target.entry is None else target.entry[rows].double()
+        event = target.event[rows] > 0
         bins = self.log_hazard.shape[1]
         if not event.any():
             return torch.full((bins,), -torch.inf, dtype=torch.float64)
         steps = cox_baseline_hazard(
             log_hazard[rows],
-            target.time[rows].double().cpu(),
+            target.time[rows].double(),
             event,
             entry=entry,
-            weights=None if weights is None else weights[rows].double().cpu(),
+            weights=None if weights is None else weights[rows],
             ties=ties,
         )
-        time_bin = target.time_bin[rows].cpu()[steps.row]
+        time_bin = target.time_bin[rows][steps.row]
         return torch.stack([steps.log_step[time_bin == k].logsumexp(0) for k in range(bins)]).to(torch.float64)

@@ -147,6 +147,11 @@ class SurvM2AC(System):
                 )
             for index in range(len(self.inputs)):
                 values, there = self._table(batch, index)
+                if self.inputs[index].kind == "panel" and not ((values == 0) | (values == 1) | ~there).all():
+                    raise DataError(
+                        f"panel {self.inputs[index].name!r} holds other values than 0 and 1: give it no scale and no "
+                        "transform in the preprocessing settings, or declare it a vector"
+                    )
                 sums[index] += torch.where(there, values, 0.0).sum(0, dtype=torch.float64).cpu()
                 counts[index] += there.sum(0).cpu()
         for index, (total, count) in enumerate(zip(sums, counts, strict=True)):
@@ -217,41 +222,40 @@ class SurvM2AC(System):
     ) -> Tensor:
         """Mean over views of the losses of all modalities, of decoder outputs [V, B, d] each."""
         positions = "all" if self.options.objective == "plain" else self.options.positions
+        panels = [index for index, modality in enumerate(self.inputs) if modality.kind == "panel"]
+        # The plain autoencoder has one mean over the columns of all its panels.
+        together = [panels] if panels and not self.autoencoder.separate else [[index] for index in panels]
         total = written[0].new_zeros(())
-        for index, (modality, output) in enumerate(zip(self.inputs, written, strict=True)):
+        for indices in together:
+            masked = [torch.cat([mask[index] for index in indices], dim=-1) for mask in masks]
+            total = total + masked_bce_with_logits(
+                torch.cat([written[index] for index in indices], dim=-1),
+                torch.cat([tables[index][0] for index in indices], dim=-1),
+                None if positions == "all" else torch.stack(masked),
+                observed=torch.cat([tables[index][1] for index in indices], dim=-1),
+                pos_weight=torch.cat([self._positive_weight(index) for index in indices]),
+                positions=positions,
+                reduction="mean",
+            )
+        for index in (index for index in range(len(self.inputs)) if index not in panels):
             values, there = tables[index]
-            if modality.kind == "panel":
-                mask = torch.stack([mask[index] for mask in masks])
-                loss = masked_bce_with_logits(
-                    output,
-                    values,
-                    None if positions == "all" else mask,
+            losses = [
+                masked_mse(
+                    view.unsqueeze(-1),
+                    values.unsqueeze(-1),
+                    None if positions == "all" else mask[index],
                     observed=there,
-                    pos_weight=self._positive_weight(index),
                     positions=positions,
-                    reduction="mean",
                 )
-            else:
-                loss = torch.stack(
-                    [
-                        masked_mse(
-                            view.unsqueeze(-1),
-                            values.unsqueeze(-1),
-                            None if positions == "all" else mask[index],
-                            observed=there,
-                            positions=positions,
-                        )
-                        for view, mask in zip(output, masks, strict=True)
-                    ]
-                ).mean()
-            total = total + loss
+                for view, mask in zip(written[index], masks, strict=True)
+            ]
+            total = total + torch.stack(losses).mean()
         return total
 
     def _survival(self, batch: Batch) -> Losses:
         latent = batch.latents.get("latent")
         if latent is None:
-            with torch.set_grad_enabled(self._trains_encoder and torch.is_grad_enabled()):
-                latent = self._latent(batch)
+            latent = self._latent(batch) if self._trains_encoder else self._frozen_latent(batch)
         outputs, target = self.head(latent), batch.target
         if self.baseline is None:
             survival = discrete_hazard_nll(outputs, target.time_bin, target.event > 0, weights=batch.weights)
@@ -290,6 +294,16 @@ class SurvM2AC(System):
             hidden.append(self.autoencoder.hidden(index, first))
         return self.autoencoder.latent(hidden)
 
+    @torch.no_grad()
+    def _frozen_latent(self, batch: Batch) -> Tensor:
+        """Representations [B, L] as they will be in prediction, whatever is being trained behind them."""
+        training = self.autoencoder.training
+        self.autoencoder.eval()
+        try:
+            return self._latent(batch)
+        finally:
+            self.autoencoder.train(training)
+
     def _table(self, batch: Batch, index: int) -> tuple[Tensor, Tensor]:
         """Values [B, d] of a modality and where there are any, bool [B, d]."""
         name = self.inputs[index].name
@@ -306,16 +320,18 @@ class SurvM2AC(System):
         ]
         if self.options.modality_dropout and len(masks) > 1:
             lost = row_uniform(stream_seed(seed, "modalities"), keys, len(masks))
-            # The modality with the largest draw stays.
+            # Of those that a row has, the one with the largest draw stays.
+            lost = lost.masked_fill(~batch.availability.cpu(), -1.0)
             gone = (lost < self.options.modality_dropout) & (lost < lost.amax(1, keepdim=True))
             masks = [mask | gone[:, index : index + 1] for index, mask in enumerate(masks)]
         return [mask.to(device) for mask in masks]
 
-    def _positive_weight(self, index: int) -> Tensor | None:
-        chosen = self.options.pos_weight
+    def _positive_weight(self, index: int) -> Tensor:
+        """What a positive entry of each column of a panel weighs, [d]."""
+        chosen, weight = self.options.pos_weight, getattr(self, f"positive_weight_{index}")
         if chosen == "none" or (chosen == "deep" and not is_deep(self.inputs[index], self.options)):
-            return None
-        return getattr(self, f"positive_weight_{index}")
+            return torch.ones_like(weight)
+        return weight
 
     def _filling(self, fill: str, absent: Tensor) -> Tensor:
         """Representations [M, H] of modalities that are absent in some row [B, M]; 0 for the others."""

@@ -94,6 +94,8 @@ class SurvM2ACSettings:
         widths = self.head_hidden.split()
         if not all(width.isdigit() and int(width) > 0 for width in widths):
             raise ValueError(f"setting 'head_hidden' is a list of widths such as '128 64', got {self.head_hidden!r}")
+        if self.architecture == "mlp" and not widths:
+            raise ValueError("setting 'head_hidden' of architecture 'mlp' needs at least one width")
         for name in ("hidden", "latent", "projection", "expansion"):
             if getattr(self, name) < 1:
                 raise ValueError(f"setting {name!r} must be at least 1, got {getattr(self, name)}")

@@ -55,5 +55,5 @@ class MaskedInput(nn.Module):
             # Missing entries of a panel are zeros there: only the tokens are to be added.
             rows = (~observed).any(-1).nonzero().squeeze(-1)
             tokens = torch.where(observed[rows], 0.0, self.token)
-            found = found.index_add(0, rows, tokens @ self.weight)
+            found = found.index_add(0, rows, (tokens @ self.weight).to(found.dtype))
         return found + self.bias

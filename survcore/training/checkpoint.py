@@ -28,7 +28,7 @@ class RunState:
         epoch: epochs of it that are done.
         model: the system's state.
         optimizer: AdamW's tensors by parameter index and name.
-        best: weights of the best epoch of the stage (its trained parameters only).
+        best: of the best epoch of the stage: its trained parameters, and all buffers.
         best_value, stale: the best validation value, and epochs since.
         history: one dict per epoch so far.
     """

@@ -95,6 +95,9 @@ def fit(
     name = cohort.endpoint(endpoint).name
     _require_takes(build, cohort.endpoint(name))
     cohort.require_some_modality()
+    if recipe.pretrain_on_test and (fold is None or not build.unlabeled_stages):
+        why = "no fold is left out" if fold is None else f"{build.name} has no stage that learns without outcomes"
+        raise ValueError(f"training.pretrain_on_test would change nothing: {why}")
     run = run_identity(cohort, name, fold, recipe, seed)
     if unlabeled is not None:
         _require_others(build, cohort, unlabeled)
@@ -102,6 +105,12 @@ def fit(
     if resume and out is not None and (finished := _finished(Path(out) / "model", run, device)):
         return finished
     training, validation = training_parts(cohort, name, fold, recipe.validation_fraction, seed)
+    if validation is not None and not (validation.endpoint(name).event > 0).any():
+        warnings.warn(
+            f"none of the {len(validation)} validation rows has an event: they choose the checkpoint by censored rows "
+            "alone; set training.validation_fraction to 0 to keep the last epoch",
+            stacklevel=2,
+        )
     _warn_of_leaks(training)
 
     preprocessor = Preprocessor.fit(training, recipe.preprocess, endpoint=name, imputes=not build.takes_missing_entries)

@@ -192,8 +192,7 @@ class _StageRun:
                 )
             # A value that is not a number never counts as better.
             if value < state.best_value:
-                weights = dict(zip(self.names, self.parameters, strict=True))
-                state.best = {name: weight.detach().clone() for name, weight in weights.items()}
+                state.best = {name: value.detach().clone() for name, value in self._kept().items()}
                 state.best_value, state.stale = value, 0
             else:
                 state.stale += 1
@@ -203,14 +202,20 @@ class _StageRun:
 
     def finish(self) -> None:
         """Put the best epoch's weights in place and free all parameters for use."""
-        if self.state.best:
-            with torch.no_grad():
-                for name, parameter in zip(self.names, self.parameters, strict=True):
-                    parameter.copy_(self.state.best[name])
+        with torch.no_grad():
+            kept = self._kept()
+            for name, value in self.state.best.items():
+                kept[name].copy_(value)
         self.optimizer.zero_grad(set_to_none=True)
         for parameter in self.system.parameters():
             parameter.requires_grad_(True)
         self.system.eval()
+
+    def _kept(self) -> dict[str, Tensor]:
+        """What an epoch changes: the trained parameters, and all buffers, such as running statistics."""
+        parameters = dict(self.system.named_parameters())
+        buffers = {name: value for name, value in self.system.state_dict().items() if name not in parameters}
+        return dict(zip(self.names, self.parameters, strict=True)) | buffers
 
     def _train_epoch(self) -> dict[str, float]:
         stage = self.stage
@@ -266,7 +271,7 @@ class _StageRun:
         if not self.unlabeled:
             return iter(found)
         for rows in self.unlabeled:
-            found += batches(rows, round(stage.steps_per_epoch * len(rows) / len(self.training)))
+            found += batches(rows, -(-stage.steps_per_epoch * len(rows) // len(self.training)))
         order = torch.randperm(len(found), generator=generator).tolist()
         return iter([found[number] for number in order])
 
@@ -275,7 +280,7 @@ class _StageRun:
         stage = self.stage
         self.system.eval()
         sums = _Means()
-        predicted: list[tuple[Tensor, Target, Tensor | None]] = []
+        predicted: list[tuple[Tensor, Target, Tensor | None, Tensor | None]] = []
         patch_seed = stream_seed(self.seed, "patches", "validation")
         for index in torch.arange(len(self.validation)).split(max(stage.batch_size, 256)):
             batch = self.validation.batch(index, max_patches=self.max_patches, seed=patch_seed).to(self.device)
@@ -283,13 +288,18 @@ class _StageRun:
             self._require_finite(losses, "validation")
             sums.add({"loss": losses.loss, **losses.parts}, len(index))
             if losses.risk is not None and batch.target is not None:
-                predicted.append((losses.risk, batch.target, batch.strata))
+                predicted.append((losses.risk, batch.target, batch.strata, batch.weights))
         values = sums.values("validation_")
         if predicted:
-            risks, targets, strata = zip(*predicted, strict=True)
+            risks, targets, strata, weights = zip(*predicted, strict=True)
             target = Target.joined(targets)
             found = concordance_index(
-                target.time, target.event > 0, torch.cat(risks), entry=target.entry, strata=joined(strata)
+                target.time,
+                target.event > 0,
+                torch.cat(risks),
+                entry=target.entry,
+                strata=joined(strata),
+                weights=joined(weights),
             )
             values["validation_c_index"] = float(found)
         return values
