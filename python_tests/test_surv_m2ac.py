@@ -139,6 +139,17 @@ def test_sparse_panels_give_what_dense_ones_give(missing: bool) -> None:
         torch.testing.assert_close(*losses)
 
 
+@pytest.mark.parametrize("patterns", [1, 3, 60])
+def test_patterns_of_missing_entries_are_looked_at_once(patterns: int) -> None:
+    layer = survcore.nn.MaskedInput(40, 8)
+    torch.nn.init.normal_(layer.token)
+    observed = (torch.rand(patterns, 40) < 0.7)[torch.randint(0, patterns, (60,))]
+    values = (torch.rand(60, 40) < 0.2).float() * observed
+    expected = layer(values, observed)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(SparsePanel.from_dense(values), observed), expected)
+
+
 def test_statistics_are_those_of_the_observed_training_rows() -> None:
     system, batch = make_system(), make_batch(missing=True)
     system.prepare([batch.take(slice(0, 10)), batch.take(slice(10, 24))])
