@@ -22,7 +22,7 @@ from survcore.training.fit import fit
 OP = "model_training"
 SURVCORE, PLAIN = "survcore", "plain"
 # The most by which losses of the first epochs may differ, relative to those of survcore.
-ALLOWED = 1e-3
+_ALLOWED = 1e-3
 _LIMIT = 4 * 3600.0
 _LOSSES = ("masked_bce_with_logits", "masked_mse", "info_nce", "cox_ph_loss")
 
@@ -103,9 +103,7 @@ def measure(
     try:
         expected = processes[SURVCORE].ask("first_losses")
         found = processes[PLAIN].ask("first_losses")
-        worst = max(abs(other / loss - 1) for other, loss in zip(found, expected, strict=True))
-        if not worst <= ALLOWED:
-            raise ProviderProblem(f"losses of the first epochs differ by {worst:.1e} of themselves")
+        worst = compared(found, expected)
         for name, process in processes.items():
             process.close()  # a fresh process, whose peak of memory is that of the training
             epochs, seconds, peak = process.ask("train")
@@ -121,6 +119,18 @@ def measure(
         for process in processes.values():
             process.close()
     return records
+
+
+def compared(found: list[float], expected: list[float]) -> float:
+    """The largest relative difference of two providers' losses.
+
+    Raises:
+        ProviderProblem: it is larger than rounding explains, or no number.
+    """
+    differences = [abs(other / loss - 1) for other, loss in zip(found, expected, strict=True)]
+    if not all(difference <= _ALLOWED for difference in differences):
+        raise ProviderProblem(f"losses of the first epochs differ: {found}, expected {expected}")
+    return max(differences)
 
 
 def table(records: list[Record]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -14,15 +16,19 @@ def masked_bce_with_logits(
     *,
     observed: Tensor | None = None,
     pos_weight: Tensor | None = None,
+    sizes: Sequence[int] | None = None,
     positions: str = "masked",
     reduction: str = "mean",
 ) -> Tensor:
-    """See :func:`survcore.ops.masked_bce_with_logits`; of one modality, with the reduction "mean"."""
+    """See :func:`survcore.ops.masked_bce_with_logits`; with the reduction "mean"."""
     _require(reduction == "mean", "the reduction 'mean'")
     scored = _scored(logits, mask, observed, positions)
     target = torch.where(scored > 0, target, 0.0)
     losses = functional.binary_cross_entropy_with_logits(logits, target, pos_weight=pos_weight, reduction="none")
-    return ((losses * scored).sum((-2, -1)) / (scored.sum((-2, -1)) + 1e-8)).mean()
+    sizes = [logits.shape[-1]] if sizes is None else list(sizes)
+    parts = zip((losses * scored).split(sizes, dim=-1), scored.split(sizes, dim=-1), strict=True)
+    means = [(loss.sum((-2, -1)) / (counted.sum((-2, -1)) + 1e-8)).mean() for loss, counted in parts]
+    return torch.stack(means).sum()
 
 
 def masked_mse(

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import survcore
 from survcore.benchmarks import plain_losses
-from survcore.benchmarks.model_training import TrainingWorker, measure
+from survcore.benchmarks.model_training import TrainingWorker, compared, measure
 from survcore.benchmarks.provider_process import ProviderProblem
 from survcore.benchmarks.results import read
 from survcore.cli import main
@@ -50,6 +50,13 @@ def test_the_rival_computes_plain_losses(folder: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr(surv_m2ac, name, getattr(surv_m2ac, name))
     TrainingWorker("plain", "surv_m2ac", folder, None, _SETTINGS)
     assert [getattr(surv_m2ac, name) for name in names] == [getattr(plain_losses, name) for name in names]
+
+
+@pytest.mark.parametrize("losses", [[1.0, 2.01], [1.0, float("nan")], [float("inf"), 2.0]])
+def test_other_losses_are_refused(losses: list[float]) -> None:
+    assert compared([1.0, 2.0002], [1.0, 2.0]) == pytest.approx(1e-4)
+    with pytest.raises(ProviderProblem, match="losses of the first epochs differ"):
+        compared(losses, [1.0, 2.0])
 
 
 def test_a_system_without_plain_losses_is_refused(folder: Path) -> None:

@@ -196,9 +196,10 @@ class SurvM2AC(System):
         options = self.options
         tables = [self._table(batch, index) for index in range(len(self.inputs))]
         views = {"contrastive": 2, "masked": 1, "plain": 1}[options.objective]
-        masks = [self._mask(batch, stream_seed(seed, "view", view)) for view in range(views)]
         if options.objective == "plain":
-            masks = [[torch.zeros_like(mask) for mask in masks[0]]]
+            masks = [[torch.zeros_like(there) for _, there in tables]]
+        else:
+            masks = [self._mask(batch, stream_seed(seed, "view", view)) for view in range(views)]
         latents = []
         for mask in masks:
             shown = zip(tables, mask, strict=True)
@@ -223,17 +224,18 @@ class SurvM2AC(System):
         """Mean over views of the losses of all modalities, of decoder outputs [V, B, d] each."""
         positions = "all" if self.options.objective == "plain" else self.options.positions
         panels = [index for index, modality in enumerate(self.inputs) if modality.kind == "panel"]
-        # The plain autoencoder has one mean over the columns of all its panels.
-        together = [panels] if panels and not self.autoencoder.separate else [[index] for index in panels]
         total = written[0].new_zeros(())
-        for indices in together:
-            masked = [torch.cat([mask[index] for index in indices], dim=-1) for mask in masks]
-            total = total + masked_bce_with_logits(
-                torch.cat([written[index] for index in indices], dim=-1),
-                torch.cat([tables[index][0] for index in indices], dim=-1),
+        if panels:
+            # The plain autoencoder has one mean over the columns of all its panels.
+            sizes = [self.inputs[index].width for index in panels] if self.autoencoder.separate else None
+            masked = [torch.cat([mask[index] for index in panels], dim=-1) for mask in masks]
+            total = masked_bce_with_logits(
+                torch.cat([written[index] for index in panels], dim=-1),
+                torch.cat([tables[index][0] for index in panels], dim=-1),
                 None if positions == "all" else torch.stack(masked),
-                observed=torch.cat([tables[index][1] for index in indices], dim=-1),
-                pos_weight=torch.cat([self._positive_weight(index) for index in indices]),
+                observed=torch.cat([tables[index][1] for index in panels], dim=-1),
+                pos_weight=torch.cat([self._positive_weight(index) for index in panels]),
+                sizes=sizes,
                 positions=positions,
                 reduction="mean",
             )
